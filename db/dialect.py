@@ -1,0 +1,113 @@
+"""The few spellings of SQL that SQLAlchemy does not unify: a batch of values as one parameter, rows as a JSON array, the clock."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Subquery, cast, column, func, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
+
+from db.types import Json, Timestamp
+
+
+class now(FunctionElement[Any]):  # noqa: N801
+    """The database's clock, at this statement (not at the start of the transaction)."""
+
+    type = Timestamp()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(_element: now, _compiler: SQLCompiler, **_kw: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(_element: now, _compiler: SQLCompiler, **_kw: Any) -> str:
+    return "clock_timestamp()"
+
+
+class seconds_from_now(FunctionElement[Any]):  # noqa: N801
+    """The database's clock plus so many seconds."""
+
+    type = Timestamp()
+    inherit_cache = True
+
+
+@compiles(seconds_from_now, "sqlite")
+def _later_sqlite(element: seconds_from_now, compiler: SQLCompiler, **kw: Any) -> str:
+    seconds = compiler.process(element.clauses, **kw)
+    return f"CAST((julianday('now') - 2440587.5) * 86400000000 + ({seconds}) * 1000000 AS INTEGER)"
+
+
+@compiles(seconds_from_now, "postgresql")
+def _later_postgresql(element: seconds_from_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)})"
+
+
+class json_rows(FunctionElement[Any]):  # noqa: N801
+    """Aggregate: a JSON array with one array of these columns per row, in no order; NULL or `[]` when there is no row."""
+
+    type = Json
+    inherit_cache = True
+
+
+@compiles(json_rows, "sqlite")
+def _json_rows_sqlite(element: json_rows, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"json_group_array(json_array({compiler.process(element.clauses, **kw)}))"
+
+
+@compiles(json_rows, "postgresql")
+def _json_rows_postgresql(element: json_rows, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"jsonb_agg(jsonb_build_array({compiler.process(element.clauses, **kw)}))"
+
+
+class json_elements(FunctionElement[Any]):  # noqa: N801
+    """Table-valued: the elements of a JSON array, in a column `value`."""
+
+    inherit_cache = True
+
+
+@compiles(json_elements, "sqlite")
+def _json_elements_sqlite(element: json_elements, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(json_elements, "postgresql")
+def _json_elements_postgresql(element: json_elements, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"jsonb_array_elements({compiler.process(element.clauses, **kw)})"
+
+
+class json_item(FunctionElement[Any]):  # noqa: N801
+    """Item number n of a JSON array, as text or number."""
+
+    inherit_cache = True
+
+    def __init__(self, array: ColumnElement[Any], index: int) -> None:
+        self.index = index
+        super().__init__(array)
+
+
+@compiles(json_item, "sqlite")
+def _json_item_sqlite(element: json_item, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"json_extract({compiler.process(element.clauses, **kw)}, '$[{element.index}]')"
+
+
+@compiles(json_item, "postgresql")
+def _json_item_postgresql(element: json_item, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"({compiler.process(element.clauses, **kw)} ->> {element.index})"
+
+
+def batch(rows: ColumnElement[Any], columns: Mapping[str, TypeEngine[Any]], *, name: str) -> Subquery:
+    """Rows given as one JSON parameter, `[[value, …], …]`, readable as a table: the statement's text never depends on their number."""
+    elements = json_elements(rows).table_valued(column("value", Json), name=f"{name}_elements")
+    items = [
+        cast(json_item(elements.c.value, index), BigInteger() if kind.python_type is int else kind).label(label)
+        for index, (label, kind) in enumerate(columns.items())
+    ]
+    return select(*items).select_from(elements).subquery(name)
+
+
+__all__ = ["batch", "func", "json_rows", "now", "seconds_from_now"]

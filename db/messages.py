@@ -1,0 +1,203 @@
+"""Messages. The row of one in progress holds no text: its text *is* its deltas, read with the row in one statement."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db import codec
+from db.dialect import json_rows
+from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
+from db.tables import conversations, events, messages
+from db.trail import TRAIL_KINDS, grown
+from vocabulary.events import EventKind
+from vocabulary.messages import Message, MessageStatus, MessageType
+
+BY_ORDINAL = KeysetOrder((KeyColumn(messages.c.ordinal),))
+BY_START = KeysetOrder((KeyColumn(messages.c.started_sequence),))
+"""Of one run, its queued input included: the order in which messages were first announced."""
+
+_OPEN = MessageStatus.IN_PROGRESS.value
+
+_trail = (
+    select(json_rows(events.c.sequence, events.c.kind, events.c.tool_call_id, events.c.text, events.c.data))
+    .where(
+        events.c.conversation_id == messages.c.conversation_id,
+        events.c.sequence > messages.c.started_sequence,
+        events.c.message_id == messages.c.id,
+        events.c.kind.in_(TRAIL_KINDS),
+    )
+    .correlate(messages)
+    .scalar_subquery()
+)
+IN_CONTEXT: ColumnElement[bool] = or_(
+    messages.c.id == conversations.c.system_message_id,
+    messages.c.id == conversations.c.summary_message_id,
+    messages.c.in_tail & (messages.c.ordinal >= conversations.c.tail_ordinal),
+)
+COLUMNS: tuple[ColumnElement[Any], ...] = (
+    *(column for column in messages.c if column.name not in ("prunable_since", "started_sequence")),
+    func.coalesce(IN_CONTEXT, False).label("in_context"),
+    case((messages.c.status == _OPEN, _trail)).label("trail"),
+)
+_joined = messages.join(conversations, conversations.c.id == messages.c.conversation_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """None: not filtered by."""
+
+    types: Collection[MessageType] | None = None
+    group_id: str | None = None
+    run_id: str | None = None
+    in_context: bool | None = None
+    include_errors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prunable:
+    message_id: str
+    conversation_id: str
+    started_sequence: int
+    sequence: int
+
+
+async def create(connection: AsyncConnection, created: Sequence[Message]) -> None:
+    """New rows, each first announced at its `sequence`. Of one in progress the text is left to its deltas."""
+    if created:
+        await connection.execute(insert(messages), [_values(message) for message in created])
+
+
+async def close(connection: AsyncConnection, closed: Sequence[Message], *, now: datetime) -> None:
+    """Messages in their final state; from now on their deltas are prunable."""
+    if closed:
+        await connection.execute(_CLOSE, [{**_changing(message), "prunable_since": now} for message in closed])
+
+
+async def change(connection: AsyncConnection, changed: Sequence[Message]) -> None:
+    """Any other change: a queued input that enters history, the state of a tool call."""
+    if changed:
+        await connection.execute(_CHANGE, [_changing(message) for message in changed])
+
+
+async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -> list[Message]:
+    visible = (conversations.c.tenant == tenant) & conversations.c.deleted_at.is_(None)
+    query = select(*COLUMNS).select_from(_joined).where(visible, messages.c.id.in_(list(ids)))
+    return [message_of(row) for row in await connection.execute(query)]
+
+
+async def pages(connection: AsyncConnection, conversation_ids: Iterable[str], only: Filter, window: Window) -> dict[str, Page[Message]]:
+    """History by conversation, oldest first: everything that has an ordinal."""
+    by_parent = {id_: _history(only).where(messages.c.conversation_id == id_) for id_ in conversation_ids}
+    return await fetch_pages(connection, by_parent, BY_ORDINAL, window, message_of)
+
+
+async def counts(connection: AsyncConnection, conversation_ids: Iterable[str], only: Filter) -> dict[str, int]:
+    matching = _history(only).where(messages.c.conversation_id.in_(list(conversation_ids)))
+    query = matching.with_only_columns(messages.c.conversation_id, func.count()).group_by(messages.c.conversation_id)
+    return {row[0]: row[1] for row in await connection.execute(query)}
+
+
+async def run_pages(connection: AsyncConnection, run_ids: Iterable[str], window: Window) -> dict[str, Page[Message]]:
+    """By run: its input first, also while that is queued."""
+    rows = select(*COLUMNS).select_from(_joined)
+    return await fetch_pages(connection, {id_: rows.where(messages.c.run_id == id_) for id_ in run_ids}, BY_START, window, message_of)
+
+
+async def run_counts(connection: AsyncConnection, run_ids: Iterable[str]) -> dict[str, int]:
+    query = select(messages.c.run_id, func.count()).where(messages.c.run_id.in_(list(run_ids))).group_by(messages.c.run_id)
+    return {row[0]: row[1] for row in await connection.execute(query)}
+
+
+async def of_run(connection: AsyncConnection, run_id: str) -> list[Message]:
+    query = select(*COLUMNS).select_from(_joined).where(messages.c.run_id == run_id).order_by(messages.c.started_sequence)
+    return [message_of(row) for row in await connection.execute(query)]
+
+
+async def context(connection: AsyncConnection, conversation_id: str) -> list[Message]:
+    """What the model is shown, in its order: the system message, the summary, then the tail."""
+    query = select(*COLUMNS).select_from(_joined).where(messages.c.conversation_id == conversation_id, IN_CONTEXT)
+    first = case((messages.c.id == conversations.c.system_message_id, 0), (messages.c.id == conversations.c.summary_message_id, 1), else_=2)
+    return [message_of(row) for row in await connection.execute(query.order_by(first, messages.c.ordinal))]
+
+
+async def prunable(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Prunable]:
+    """Closed messages whose deltas are old enough to go, oldest first."""
+    query = (
+        select(messages.c.id, messages.c.conversation_id, messages.c.started_sequence, messages.c.sequence)
+        .where(messages.c.prunable_since < before)
+        .order_by(messages.c.prunable_since)
+        .limit(limit)
+    )
+    return [Prunable(*row) for row in await connection.execute(query)]
+
+
+async def prune(connection: AsyncConnection, found: Sequence[Prunable]) -> None:
+    if found:
+        values = [
+            {"message_id_": p.message_id, "conversation_id_": p.conversation_id, "first": p.started_sequence, "last": p.sequence}
+            for p in found
+        ]
+        await connection.execute(_DELETE_DELTAS, values)
+        await connection.execute(update(messages).where(messages.c.id.in_([p.message_id for p in found])).values(prunable_since=None))
+
+
+def _history(only: Filter) -> Select[Any]:
+    query = select(*COLUMNS).select_from(_joined).where(messages.c.ordinal.is_not(None))
+    if only.types is not None:
+        query = query.where(messages.c.type.in_([kind.value for kind in only.types]))
+    elif not only.include_errors:
+        query = query.where(messages.c.type != MessageType.ERROR.value)
+    if only.group_id is not None:
+        query = query.where(messages.c.group_id == only.group_id)
+    if only.run_id is not None:
+        query = query.where(messages.c.run_id == only.run_id)
+    if only.in_context is not None:
+        query = query.where(func.coalesce(IN_CONTEXT, False) == only.in_context)
+    return query
+
+
+_CHANGING = ("status", "ordinal", "text", "body", "in_tail", "sequence")
+_CHANGE = update(messages).where(messages.c.id == bindparam("message_id_")).values({name: bindparam(name) for name in _CHANGING})
+_CLOSE = _CHANGE.values(prunable_since=bindparam("prunable_since"))
+_DELETE_DELTAS = delete(events).where(
+    events.c.conversation_id == bindparam("conversation_id_"),
+    events.c.sequence.between(bindparam("first"), bindparam("last")),
+    events.c.message_id == bindparam("message_id_"),
+    events.c.kind == EventKind.MESSAGE_DELTA.value,
+)
+
+
+def _changing(message: Message) -> dict[str, Any]:
+    return {"message_id_": message.id, **{name: getattr(message, name) for name in _CHANGING}}
+
+
+def _values(message: Message) -> Mapping[str, Any]:
+    values = {column.name: getattr(message, column.name, None) for column in messages.c}
+    values["started_sequence"] = message.sequence
+    return values
+
+
+def message_of(row: Row[Any]) -> Message:
+    """From a row with COLUMNS."""
+    kind, body = codec.message_type_and_body(row.type, row.body)
+    message = Message(
+        id=row.id,
+        conversation_id=row.conversation_id,
+        type=kind,
+        status=MessageStatus(row.status),
+        ordinal=row.ordinal,
+        text=row.text,
+        body=body,
+        in_tail=row.in_tail,
+        in_context=bool(row.in_context),
+        group_id=row.group_id,
+        run_id=row.run_id,
+        step_id=row.step_id,
+        sequence=row.sequence,
+        created_at=row.created_at,
+    )
+    return grown(message, row.trail) if row.trail else message

@@ -1,0 +1,146 @@
+"""Keyset paging, both ways, for one parent or for many in one statement.
+
+A page walks the values of its order's columns, never offsets, so rows that come or go meanwhile neither shift nor repeat a page.
+What a cursor looks like to a client is not told here (`resolvers/connections.py`): here a position is the tuple of key values.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, false, literal, or_, select, true, tuple_, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+T = TypeVar("T")
+Key = tuple[Any, ...]  # the values of an order's columns for one row
+
+
+@dataclass(frozen=True, slots=True)
+class KeyColumn:
+    """Nulls come last in either direction."""
+
+    column: ColumnElement[Any]
+    descending: bool = False
+    nullable: bool = False
+
+    def beyond(self, value: Any, *, forward: bool) -> ColumnElement[bool]:
+        """Rows strictly after (forward) or before this value."""
+        if value is None:
+            return false() if forward else self.column.is_not(None)
+        ascending = forward != self.descending
+        compared = self.column > value if ascending else self.column < value
+        return or_(compared, self.column.is_(None)) if self.nullable and forward else compared
+
+    def equal(self, value: Any) -> ColumnElement[bool]:
+        return self.column.is_(None) if value is None else self.column == value
+
+    def sorting(self, *, forward: bool) -> list[ColumnElement[Any]]:
+        column = self.column.asc() if forward != self.descending else self.column.desc()
+        if not self.nullable:
+            return [column]
+        missing = self.column.is_(None)
+        return [missing.asc() if forward else missing.desc(), column]
+
+
+@dataclass(frozen=True, slots=True)
+class KeysetOrder:
+    """The last column is unique among the rows, so the order is total."""
+
+    columns: tuple[KeyColumn, ...]
+
+    def beyond(self, key: Key, *, forward: bool) -> ColumnElement[bool]:
+        """Rows strictly after (forward) or strictly before the key."""
+        directions = {column.descending for column in self.columns}
+        if len(directions) == 1 and not any(column.nullable for column in self.columns):
+            # One row-value comparison is what an index range scan can use.
+            left = tuple_(*(c.column for c in self.columns))
+            right = tuple_(*(literal(v, c.column.type) for c, v in zip(self.columns, key, strict=True)))
+            return left > right if forward != self.columns[0].descending else left < right
+        alternatives = [
+            and_(*(c.equal(v) for c, v in zip(self.columns[:i], key[:i], strict=True)), column.beyond(key[i], forward=forward))
+            for i, column in enumerate(self.columns)
+        ]
+        return or_(*alternatives)
+
+    def sorting(self, *, forward: bool) -> list[ColumnElement[Any]]:
+        return [part for column in self.columns for part in column.sorting(forward=forward)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """`size` rows from the start or after `after` (forward), or those that end at the end or before `before` (backward)."""
+
+    size: int
+    forward: bool = True
+    after: Key | None = None
+    before: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice(Generic[T]):
+    item: T
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """In the order of the connection, whichever way it was read."""
+
+    slices: tuple[Slice[T], ...]
+    has_next: bool
+    has_previous: bool
+
+
+async def fetch_pages(
+    connection: AsyncConnection,
+    by_parent: Mapping[str, Select[Any]],
+    order: KeysetOrder,
+    window: Window,
+    item_of: Callable[[Row[Any]], T],
+) -> dict[str, Page[T]]:
+    """One page per parent, of the rows that each parent's select gives; one statement for all of them."""
+    branches = [_branch(parent, rows, order, window) for parent, rows in by_parent.items()]
+    statement = branches[0] if len(branches) == 1 else union_all(*branches)
+    rows_of: dict[str, list[Row[Any]]] = {parent: [] for parent in by_parent}
+    for row in await connection.execute(statement):
+        rows_of[row.parent_].append(row)
+    return {parent: _page(rows, order, window, item_of) for parent, rows in rows_of.items()}
+
+
+async def fetch_page(
+    connection: AsyncConnection, rows: Select[Any], order: KeysetOrder, window: Window, item_of: Callable[[Row[Any]], T]
+) -> Page[T]:
+    return (await fetch_pages(connection, {"": rows}, order, window, item_of))[""]
+
+
+def _branch(parent: str, rows: Select[Any], order: KeysetOrder, window: Window) -> Select[Any]:
+    """The rows of one parent's page and one more, each with whether any row lies on the far side of the cursor it started from.
+
+    That flag hangs on a row of its own, which is there also when the page is empty.
+    """
+    page = rows.add_columns(literal(1).label("present_"), *(c.column.label(f"key_{i}_") for i, c in enumerate(order.columns)))
+    if window.after is not None:
+        page = page.where(order.beyond(window.after, forward=True))
+    if window.before is not None:
+        page = page.where(order.beyond(window.before, forward=False))
+    page = page.order_by(*order.sorting(forward=window.forward)).limit(window.size + 1)
+    start = window.after if window.forward else window.before
+    behind = false() if start is None else exists(rows.where(~order.beyond(start, forward=window.forward)))
+    flag, body = select(behind.label("behind_")).subquery(), page.subquery()
+    # Sorted again in _page: the order of a joined or united subquery is nobody's promise.
+    return select(literal(parent).label("parent_"), flag.c.behind_, *body.c).select_from(flag.outerjoin(body, true()))
+
+
+def _page(rows: Sequence[Row[Any]], order: KeysetOrder, window: Window, item_of: Callable[[Row[Any]], T]) -> Page[T]:
+    behind = bool(rows[0].behind_)
+    slices = [Slice(item_of(row), tuple(getattr(row, f"key_{i}_") for i in range(len(order.columns)))) for row in rows if row.present_]
+    for i, column in reversed(list(enumerate(order.columns))):
+        slices.sort(key=lambda s: _sortable(s.key[i], last=not column.descending), reverse=column.descending)  # noqa: B023
+    more = len(slices) > window.size
+    if more:
+        slices = slices[:-1] if window.forward else slices[1:]
+    return Page(tuple(slices), has_next=more if window.forward else behind, has_previous=behind if window.forward else more)
+
+
+def _sortable(value: Any, *, last: bool) -> tuple[bool, Any]:
+    return ((value is None) == last, 0 if value is None else value)

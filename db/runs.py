@@ -1,0 +1,173 @@
+"""Runs and their steps."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, bindparam, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db import codec
+from db.dialect import now
+from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
+from db.tables import runs, steps, workers
+from vocabulary.runs import LIVE_STATUSES, Run, RunKind, RunStatus, Step, StopReason
+
+OLDEST_FIRST = KeysetOrder((KeyColumn(runs.c.created_sequence),))
+_live = runs.c.status.in_([status.value for status in LIVE_STATUSES])
+
+
+async def create(connection: AsyncConnection, run: Run) -> None:
+    await connection.execute(insert(runs), [_values(run)])
+
+
+async def save(connection: AsyncConnection, changed: Sequence[Run]) -> None:
+    """Writes what can change of a run."""
+    if changed:
+        await connection.execute(_UPDATE, [{**_values(run), "run_id_": run.id} for run in changed])
+
+
+async def get(connection: AsyncConnection, run_id: str) -> Run | None:
+    row = (await connection.execute(select(runs).where(runs.c.id == run_id))).one_or_none()
+    return None if row is None else run_of(row)
+
+
+async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -> list[Run]:
+    query = select(runs).where(runs.c.tenant == tenant, runs.c.id.in_(list(ids)))
+    return [run_of(row) for row in await connection.execute(query)]
+
+
+async def by_key(connection: AsyncConnection, conversation_id: str, idempotency_key: str) -> Run | None:
+    query = select(runs).where(runs.c.conversation_id == conversation_id, runs.c.idempotency_key == idempotency_key)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else run_of(row)
+
+
+async def live(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, list[Run]]:
+    """The RUNNING run and then the queue, in its order, by conversation. Conversations with neither are missing."""
+    query = select(runs).where(_live, runs.c.conversation_id.in_(list(conversation_ids)))
+    by_conversation: dict[str, list[Run]] = {}
+    for row in await connection.execute(query.order_by(runs.c.conversation_id, runs.c.created_sequence)):
+        by_conversation.setdefault(row.conversation_id, []).append(run_of(row))
+    for waiting in by_conversation.values():
+        waiting.sort(key=lambda run: run.status is not RunStatus.RUNNING)  # stable: the queue stays in its order
+    return by_conversation
+
+
+async def unattended(connection: AsyncConnection) -> list[str]:
+    """Conversations that need somebody to advance them: a run waits and none runs, or the running one's worker let its lease run out."""
+    held = select(workers.c.id).where(workers.c.lease_expires_at > now())
+    running = select(runs.c.conversation_id).where(runs.c.status == RunStatus.RUNNING.value, runs.c.worker_id.in_(held))
+    query = select(runs.c.conversation_id).where(_live, runs.c.conversation_id.not_in(running)).distinct()
+    return list((await connection.execute(query)).scalars())
+
+
+async def pages(
+    connection: AsyncConnection, conversation_ids: Iterable[str], statuses: Collection[RunStatus] | None, window: Window
+) -> dict[str, Page[Run]]:
+    by_parent = {id_: _of_conversation(id_, statuses) for id_ in conversation_ids}
+    return await fetch_pages(connection, by_parent, OLDEST_FIRST, window, run_of)
+
+
+async def counts(connection: AsyncConnection, conversation_ids: Iterable[str], statuses: Collection[RunStatus] | None) -> dict[str, int]:
+    query = select(runs.c.conversation_id, func.count()).where(runs.c.conversation_id.in_(list(conversation_ids)), _in(statuses))
+    return {row[0]: row[1] for row in await connection.execute(query.group_by(runs.c.conversation_id))}
+
+
+def _of_conversation(conversation_id: str, statuses: Collection[RunStatus] | None) -> Select[Any]:
+    return select(runs).where(runs.c.conversation_id == conversation_id, _in(statuses))
+
+
+def _in(statuses: Collection[RunStatus] | None) -> ColumnElement[bool]:
+    return runs.c.status.in_([status.value for status in RunStatus if statuses is None or status in statuses])
+
+
+# ---- steps
+
+
+async def create_steps(connection: AsyncConnection, started: Sequence[Step]) -> None:
+    if started:
+        await connection.execute(insert(steps), [_step_values(step) for step in started])
+
+
+async def save_steps(connection: AsyncConnection, changed: Sequence[Step]) -> None:
+    if changed:
+        values = [
+            {"step_id_": s.id, "usage": s.usage, "stop_reason": s.stop_reason, "completed_at": s.completed_at, "model": s.model}
+            for s in changed
+        ]
+        await connection.execute(_UPDATE_STEP, values)
+
+
+async def steps_of(connection: AsyncConnection, run_ids: Iterable[str]) -> list[Step]:
+    """By run, in their order."""
+    query = select(steps).where(steps.c.run_id.in_(list(run_ids))).order_by(steps.c.run_id, steps.c.step_index)
+    return [step_of(row) for row in await connection.execute(query)]
+
+
+_CHANGING = (
+    "status",
+    "stop_reason",
+    "error",
+    "usage",
+    "sequence",
+    "worker_id",
+    "attempt",
+    "started_at",
+    "completed_at",
+    "time_to_first_token_ms",
+)
+_UPDATE = update(runs).where(runs.c.id == bindparam("run_id_")).values({name: bindparam(name) for name in _CHANGING})
+_UPDATE_STEP = (
+    update(steps)
+    .where(steps.c.id == bindparam("step_id_"))
+    .values({name: bindparam(name) for name in ("usage", "stop_reason", "completed_at", "model")})
+)
+
+
+def _values(run: Run) -> dict[str, Any]:
+    return {column.name: getattr(run, column.name) for column in runs.c}
+
+
+def _step_values(step: Step) -> dict[str, Any]:
+    return {**{column.name: getattr(step, column.name, None) for column in steps.c}, "step_index": step.index}
+
+
+def run_of(row: Row[Any]) -> Run:
+    return Run(
+        id=row.id,
+        tenant=row.tenant,
+        conversation_id=row.conversation_id,
+        kind=RunKind(row.kind),
+        status=RunStatus(row.status),
+        stop_reason=None if row.stop_reason is None else StopReason(row.stop_reason),
+        error=None if row.error is None else codec.run_error.validate_python(row.error),
+        model=row.model,
+        request=codec.run_request.validate_python(row.request),
+        usage=codec.usage.validate_python(row.usage),
+        group_id=row.group_id,
+        idempotency_key=row.idempotency_key,
+        body_hash=row.body_hash,
+        applied_through_sequence=row.applied_through_sequence,
+        created_sequence=row.created_sequence,
+        sequence=row.sequence,
+        worker_id=row.worker_id,
+        attempt=row.attempt,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+        time_to_first_token_ms=row.time_to_first_token_ms,
+    )
+
+
+def step_of(row: Row[Any]) -> Step:
+    return Step(
+        id=row.id,
+        run_id=row.run_id,
+        conversation_id=row.conversation_id,
+        index=row.step_index,
+        model=row.model,
+        usage=codec.usage.validate_python(row.usage),
+        stop_reason=None if row.stop_reason is None else StopReason(row.stop_reason),
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+    )

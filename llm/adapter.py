@@ -1,0 +1,92 @@
+"""One call of a provider's model through pydantic-ai, as a stream of our events. Failures are told, never raised.
+
+What goes out is made in `outgoing`, what comes in is translated in `incoming`, failures are named in `failures`.
+"""
+
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import structlog
+from pydantic_ai.direct import model_request_stream
+from pydantic_ai.exceptions import AgentRunError
+from pydantic_ai.models import Model as ProviderModel
+from pydantic_ai.models import StreamedResponse
+
+from llm import outgoing
+from llm.endpoints import Protocol
+from llm.failures import run_error
+from llm.incoming import Incoming
+from llm.model import Failed, Finished, ModelEvent, ModelRequest
+from vocabulary.runs import RunError, RunErrorType, StopReason, Usage
+
+log = structlog.stdlib.get_logger()
+
+STOP_REASONS = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.CONTENT_FILTER}
+
+
+class AdaptedModel:
+    def __init__(self, handle: str, model: ProviderModel, protocol: Protocol) -> None:
+        self._handle = handle
+        self._model = model
+        self._protocol = protocol
+
+    @property
+    def handle(self) -> str:
+        return self._handle
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent]:
+        incoming, answer = Incoming(), None
+        try:
+            async with model_request_stream(
+                self._model,
+                outgoing.messages(request, self._model, self._protocol),
+                model_settings=outgoing.settings(request, self._model, self._protocol),
+                model_request_parameters=outgoing.parameters(request),
+                instrument=False,
+            ) as answer:
+                async for provider_event in answer:
+                    for event in incoming.feed(provider_event):
+                        yield event
+        except Exception as failure:
+            # As broad as this because what a provider sends can make its library raise anything, and here it becomes data.
+            if not isinstance(failure, AgentRunError):
+                log.warning("a provider's answer broke its library", model=self._handle, exc_info=True)
+            yield Failed(run_error(failure), _usage(answer))
+            return
+        for event in _ending(answer, incoming):
+            yield event
+
+
+def _ending(answer: StreamedResponse, incoming: Incoming) -> Iterator[ModelEvent]:
+    details = answer.provider_details or {}
+    reason, usage = answer.finish_reason or details.get("finish_reason"), _usage(answer)
+    if reason is None:
+        yield Failed(RunError(RunErrorType.LLM_ERROR, "The connection ended before the answer did."), usage)
+        return
+    if reason == "error":
+        yield Failed(RunError(RunErrorType.LLM_ERROR, f"The provider broke off: {details.get('finish_reason', reason)}."), usage)
+        return
+    if refusal := details.get("refusal"):
+        yield from incoming.text(refusal)
+    stop_reason = STOP_REASONS.get(reason, StopReason.END_TURN)
+    if stop_reason is StopReason.END_TURN and not incoming.answered:
+        yield Failed(RunError(RunErrorType.LLM_EMPTY_RESPONSE, "The model answered with neither text nor a tool call."), usage)
+        return
+    yield from incoming.close()
+    yield Finished(usage, stop_reason)
+
+
+def _usage(answer: StreamedResponse | None) -> Usage:
+    """`estimated` marks that the provider reported nothing. What it left out is absent from the instance, and None here."""
+    reported: dict[str, Any] = vars(answer.usage) if answer else {}
+    if not (reported.get("input_tokens") or reported.get("output_tokens")):
+        return Usage(requests=1, estimated=True)
+    details: dict[str, int] = reported.get("details") or {}
+    return Usage(
+        input_tokens=reported.get("input_tokens", 0),
+        output_tokens=reported.get("output_tokens", 0),
+        cached_input_tokens=reported.get("cache_read_tokens"),
+        cache_write_tokens=reported.get("cache_write_tokens"),
+        reasoning_tokens=reported.get("output_reasoning_tokens", details.get("reasoning_tokens")),
+        requests=1,
+    )

@@ -1,0 +1,105 @@
+"""Advancing a conversation: who runs next, decided under the head's lock. The run rows are the truth; asking twice is harmless."""
+
+from dataclasses import dataclass, replace
+
+from db import messages, runs, workers
+from db.heads import Head
+from runs import state
+from runs.close import Ending, close_messages, close_run
+from runs.engine import Engine
+from streams.log import Transaction
+from vocabulary.events import MessageCompleted, RunChanged
+from vocabulary.messages import Message, MessageStatus
+from vocabulary.runs import Run, RunError, RunErrorType, RunStatus, StopReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to write for a run: valid while the head holds this run and this fence."""
+
+    run: Run
+    fence: int
+
+
+async def advance(engine: Engine, worker_id: str, conversation_id: str) -> Lease | None:
+    """Takes the RUNNING run that its worker has let go of, else starts the next in the queue; None when there is nothing to take."""
+    async with engine.log.transaction() as transaction:
+        head = await transaction.lock(conversation_id)
+        if head is None:
+            return None
+        waiting = (await runs.live(transaction.connection, [conversation_id])).get(conversation_id)
+        if not waiting:
+            return None
+        run = waiting[0]
+        if run.status is RunStatus.QUEUED:
+            return await _start(transaction, head, run, worker_id)
+        if run.worker_id is not None and await workers.holds_lease(transaction.connection, run.worker_id):
+            return None
+        return await _take_over(engine, transaction, head, run, worker_id)
+
+
+async def _start(transaction: Transaction, head: Head, run: Run, worker_id: str) -> Lease:
+    """Its queued input enters history now, behind everything that was said before."""
+    for message in await messages.of_run(transaction.connection, run.id):
+        if message.status is MessageStatus.QUEUED:
+            await _enter(transaction, head, message)
+    started = replace(run, worker_id=worker_id, started_at=transaction.now)
+    return await _hold(transaction, head, started)
+
+
+async def _enter(transaction: Transaction, head: Head, message: Message) -> None:
+    entered = replace(
+        message,
+        status=state.moved(state.MESSAGE, message.status, MessageStatus.COMPLETED),
+        ordinal=head.take_ordinal(),
+        in_context=message.in_tail,
+        sequence=head.take_sequence(),
+    )
+    await messages.change(transaction.connection, [entered])
+    transaction.append(head, entered.sequence, MessageCompleted(entered), run_id=message.run_id)
+
+
+async def _take_over(engine: Engine, transaction: Transaction, head: Head, run: Run, worker_id: str) -> Lease | None:
+    """Goes on from the last complete step. A crash counts as an attempt, a hand-over (no worker named) does not."""
+    crashed = run.worker_id is not None
+    if crashed and run.attempt >= engine.max_attempts:
+        error = RunError(RunErrorType.WORKER_LOST, f"The run was given up after {run.attempt} attempts whose worker was lost.")
+        await close_run(engine, transaction, head, run, Ending(status=RunStatus.FAILED, stop_reason=StopReason.ERROR, error=error))
+        return None
+    await close_messages(transaction, head, run, abandon_step=True)
+    return await _hold(transaction, head, replace(run, worker_id=worker_id, attempt=run.attempt + crashed))
+
+
+async def hand_over(engine: Engine, lease: Lease) -> None:
+    """Lets go of a run without ending it: the next worker goes on from the last complete step."""
+    async with engine.log.transaction() as transaction:
+        head = await transaction.lock(lease.run.conversation_id)
+        if head is None or (head.active_run_id, head.fence) != (lease.run.id, lease.fence):
+            return
+        head.fence += 1
+        run = await runs.get(transaction.connection, lease.run.id)
+        if run is not None:
+            await runs.save(transaction.connection, [replace(run, worker_id=None)])
+        await engine.dispatcher.defer(transaction, head.conversation_id)
+
+
+async def _hold(transaction: Transaction, head: Head, run: Run) -> Lease:
+    sequence = head.take_sequence()
+    running = replace(run, status=state.moved(state.RUN, run.status, RunStatus.RUNNING), sequence=sequence)
+    await runs.save(transaction.connection, [running])
+    transaction.append(head, sequence, RunChanged(running, RunStatus.RUNNING, None), run_id=run.id)
+    head.active_run_id = run.id
+    head.fence += 1
+    head.write_number = 0
+    return Lease(run=running, fence=head.fence)
+
+
+async def fail(engine: Engine, lease: Lease, ending: Ending) -> None:
+    """Ends a run that this worker still holds; does nothing when it has lost it meanwhile."""
+    async with engine.log.transaction() as transaction:
+        head = await transaction.lock(lease.run.conversation_id)
+        if head is None or (head.active_run_id, head.fence) != (lease.run.id, lease.fence):
+            return
+        run = await runs.get(transaction.connection, lease.run.id)
+        if run is not None:
+            await close_run(engine, transaction, head, run, ending)

@@ -1,0 +1,109 @@
+"""Commands on conversations."""
+
+from dataclasses import dataclass
+
+from db import agents, conversations, messages
+from runs.engine import Engine
+from runs.prompt import compile_system
+from streams.log import Transaction
+from vocabulary.conversations import Agent, Conversation, ConversationStatus
+from vocabulary.events import MessageCompleted
+from vocabulary.ids import Noun, new_id
+from vocabulary.messages import Message, MessageStatus, MessageType, SystemBody
+from vocabulary.model_settings import ModelSettings
+
+
+class AgentNotFound(Exception):
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(f"There is no agent {agent_id!r}.")
+        self.agent_id = agent_id
+
+
+class IdempotencyConflict(Exception):
+    """The key was used before, for another request."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The idempotency key {key!r} was used before with a different body.")
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewConversation:
+    agent_id: str
+    summary: str | None = None
+    model: str | None = None
+    model_settings: ModelSettings | None = None
+    idempotency_key: str | None = None
+    body_hash: str | None = None
+
+
+async def create_conversation(engine: Engine, tenant: str, new: NewConversation) -> Conversation:
+    """With its compiled system message, the first entry of its history. A known idempotency key answers with what it made before.
+
+    Raises AgentNotFound, ModelNotFound, IdempotencyConflict; nothing is stored then.
+    """
+    async with engine.log.transaction() as transaction:
+        # The agent's row serialises creations under one idempotency key: a concurrent retry waits here and then finds the first.
+        agent = await agents.lock(transaction.connection, tenant, new.agent_id)
+        if agent is None:
+            raise AgentNotFound(new.agent_id)
+        if new.idempotency_key and (found := await _created_before(transaction, new)):
+            return found
+        if new.model is not None:
+            engine.models.resolve(new.model)
+        return await _create(transaction, agent, new)
+
+
+async def _created_before(transaction: Transaction, new: NewConversation) -> Conversation | None:
+    stored = await conversations.stored(transaction.connection, new.agent_id, new.idempotency_key or "")
+    if stored is None:
+        return None
+    if stored.body_hash != new.body_hash:
+        raise IdempotencyConflict(new.idempotency_key or "")
+    return (await conversations.read(transaction.connection, [stored.conversation_id])).get(stored.conversation_id)
+
+
+async def _create(transaction: Transaction, agent: Agent, new: NewConversation) -> Conversation:
+    blocks = await agents.blocks_by_agent(transaction.connection, [agent.id])
+    conversation_id, system_id = new_id(Noun.CONVERSATION), new_id(Noun.MESSAGE)
+    conversation = Conversation(
+        id=conversation_id,
+        tenant=agent.tenant,
+        agent_id=agent.id,
+        summary=new.summary,
+        model=new.model,
+        model_settings=new.model_settings,
+        status=ConversationStatus.IDLE,
+        head_sequence=1,
+        system_message_id=system_id,
+        summary_message_id=None,
+        tail_ordinal=1,
+        forked_from_id=None,
+        last_message_at=None,
+        last_run_completed_at=None,
+        created_at=transaction.now,
+        updated_at=transaction.now,
+    )
+    await conversations.create(
+        transaction.connection, conversation, scope=agent.id, key=new.idempotency_key, body_hash=new.body_hash
+    )
+    head = await transaction.create_head(conversation_id)
+    system = Message(
+        id=system_id,
+        conversation_id=conversation_id,
+        type=MessageType.SYSTEM,
+        status=MessageStatus.COMPLETED,
+        ordinal=head.take_ordinal(),
+        text=compile_system(agent.instructions, blocks),
+        body=SystemBody(),
+        in_tail=False,
+        in_context=True,
+        group_id=None,
+        run_id=None,
+        step_id=None,
+        sequence=head.take_sequence(),
+        created_at=transaction.now,
+    )
+    await messages.create(transaction.connection, [system])
+    transaction.append(head, system.sequence, MessageCompleted(system))
+    return conversation

@@ -1,0 +1,31 @@
+"""What every command needs, gathered once by whoever composes the process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from db.engine import Database
+from llm.registry import ModelRegistry
+from runs.tools import ToolRegistry
+from streams.log import Log, Transaction
+
+
+class Dispatcher(Protocol):
+    """Makes prompt what the run rows say must happen. Lost or doubled jobs are harmless: a job says only "advance conversation X"."""
+
+    async def defer(self, transaction: Transaction, conversation_id: str) -> None:
+        """Somebody will advance this conversation once the transaction has committed, and not if it has not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    database: Database
+    log: Log
+    dispatcher: Dispatcher
+    models: ModelRegistry
+    tools: ToolRegistry
+    clock: Callable[[], datetime]
+    default_model: str
+    max_attempts: int = 3

@@ -1,0 +1,197 @@
+"""Sending messages: one transaction that stores them and queues a run, or refuses and leaves nothing behind."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from db import agents, conversations, messages, runs
+from db.heads import Head
+from runs.conversations import IdempotencyConflict
+from runs.engine import Engine
+from streams.log import Transaction
+from vocabulary.conversations import Agent, Conversation
+from vocabulary.events import ConversationChanged, MessageCompleted, MessageStarted, RunChanged
+from vocabulary.ids import Noun, new_id
+from vocabulary.messages import ContentPart, Message, MessageStatus, MessageType, SystemBody, TextPart, UserBody
+from vocabulary.model_settings import ModelSettings
+from vocabulary.runs import Run, RunKind, RunRequest, RunStatus, Usage
+
+
+class ConversationNotFound(Exception):
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"There is no conversation {conversation_id!r}.")
+        self.conversation_id = conversation_id
+
+
+class ConversationBusy(Exception):
+    """A run is active or queued, and the request said REJECT."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"The conversation is busy with run {run_id!r}.")
+        self.run_id = run_id
+
+
+class BusyPolicy(StrEnum):
+    ENQUEUE = "ENQUEUE"
+    REJECT = "REJECT"
+
+
+class InputRole(StrEnum):
+    USER = "USER"
+    SYSTEM = "SYSTEM"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMessage:
+    """A SYSTEM message holds text parts only."""
+
+    role: InputRole
+    content: tuple[ContentPart, ...]
+    client_message_id: str | None = None
+    sender: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """`body_hash` tells a retry under the same key from another request."""
+
+    conversation_id: str
+    messages: tuple[NewMessage, ...]
+    idempotency_key: str | None = None
+    body_hash: str | None = None
+    group_id: str | None = None
+    when_busy: BusyPolicy = BusyPolicy.ENQUEUE
+    max_steps: int = 50
+    override_model: str | None = None
+    override_model_settings: ModelSettings = field(default_factory=ModelSettings)
+    override_system: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """`messages`: the input's, as they are now. `applied_through_sequence`: the last number of the send itself."""
+
+    run: Run
+    messages: tuple[Message, ...]
+    applied_through_sequence: int
+    deduplicated: bool
+
+
+async def send(engine: Engine, tenant: str, request: Send) -> Sent:
+    """Durable when it returns. Idle: the messages enter history and the run is next. Busy: both wait in line, or the send is refused.
+
+    Raises ConversationNotFound, ModelNotFound, ConversationBusy, IdempotencyConflict.
+    """
+    async with engine.log.transaction() as transaction:
+        head, conversation, agent = await _locked(transaction, tenant, request.conversation_id)
+        if request.idempotency_key and (known := await _sent_before(transaction, request)):
+            return known
+        model = engine.models.resolve(request.override_model or conversation.model or agent.model).handle
+        busy_with = (await runs.live(transaction.connection, [conversation.id])).get(conversation.id)
+        if busy_with and request.when_busy is BusyPolicy.REJECT:
+            raise ConversationBusy(busy_with[0].id)
+        run, stored = await _store(transaction, head, conversation, _run(request, conversation, agent, model, transaction.now), request, queued=bool(busy_with))
+        await engine.dispatcher.defer(transaction, conversation.id)
+        return Sent(run=run, messages=stored, applied_through_sequence=run.applied_through_sequence, deduplicated=False)
+
+
+async def _locked(transaction: Transaction, tenant: str, conversation_id: str) -> tuple[Head, Conversation, Agent]:
+    head = await transaction.lock(conversation_id)
+    found = await conversations.by_ids(transaction.connection, tenant, [conversation_id]) if head else []
+    agent = await agents.get(transaction.connection, found[0].agent_id) if found else None
+    if head is None or agent is None:
+        raise ConversationNotFound(conversation_id)
+    return head, found[0], agent
+
+
+async def _sent_before(transaction: Transaction, request: Send) -> Sent | None:
+    key = request.idempotency_key or ""
+    run = await runs.by_key(transaction.connection, request.conversation_id, key)
+    if run is None:
+        return None
+    if run.body_hash != request.body_hash:
+        raise IdempotencyConflict(key)
+    inputs = [message for message in await messages.of_run(transaction.connection, run.id) if message.step_id is None]
+    return Sent(
+        run=run,
+        messages=tuple(inputs[: len(request.messages)]),
+        applied_through_sequence=run.applied_through_sequence,
+        deduplicated=True,
+    )
+
+
+def _run(request: Send, conversation: Conversation, agent: Agent, model: str, now: datetime) -> Run:
+    settings = request.override_model_settings.over((conversation.model_settings or ModelSettings()).over(agent.model_settings))
+    return Run(
+        id=new_id(Noun.RUN),
+        tenant=conversation.tenant,
+        conversation_id=conversation.id,
+        kind=RunKind.RESPONSE,
+        status=RunStatus.QUEUED,
+        stop_reason=None,
+        error=None,
+        model=model,
+        request=RunRequest(max_steps=request.max_steps, settings=settings, override_system=request.override_system),
+        usage=Usage(),
+        group_id=request.group_id,
+        idempotency_key=request.idempotency_key,
+        body_hash=request.body_hash if request.idempotency_key else None,
+        applied_through_sequence=0,
+        created_sequence=0,
+        sequence=0,
+        worker_id=None,
+        attempt=1,
+        created_at=now,
+        started_at=None,
+        completed_at=None,
+        time_to_first_token_ms=None,
+    )
+
+
+async def _store(
+    transaction: Transaction, head: Head, conversation: Conversation, run: Run, request: Send, *, queued: bool
+) -> tuple[Run, tuple[Message, ...]]:
+    """The numbers of a send: one per message, then the run's, then the conversation's."""
+    stored = tuple(_message(transaction, head, run, new, queued=queued) for new in request.messages)
+    announcement = MessageStarted if queued else MessageCompleted
+    for message in stored:
+        transaction.append(head, message.sequence, announcement(message), run_id=run.id)
+    sequence, last = head.take_sequence(), head.take_sequence()
+    run = replace(run, created_sequence=stored[0].sequence, sequence=sequence, applied_through_sequence=last)
+    await runs.create(transaction.connection, run)
+    await messages.create(transaction.connection, stored)
+    transaction.append(head, sequence, RunChanged(run, run.status, None), run_id=run.id)
+    times = {"last_message_at": transaction.now, "updated_at": transaction.now}
+    await announce_conversation(transaction, head, last, times)
+    return run, stored
+
+
+async def announce_conversation(transaction: Transaction, head: Head, sequence: int, times: dict[str, datetime]) -> None:
+    """Changes a conversation's times and tells it, with the status that follows from its runs."""
+    await conversations.touch(transaction.connection, [head.conversation_id], times)
+    head.list_version += 1
+    changed = (await conversations.read(transaction.connection, [head.conversation_id]))[head.conversation_id]
+    transaction.append(head, sequence, ConversationChanged(replace(changed, head_sequence=sequence)))
+
+
+def _message(transaction: Transaction, head: Head, run: Run, new: NewMessage, *, queued: bool) -> Message:
+    text = "".join(part.text for part in new.content if isinstance(part, TextPart))
+    is_user = new.role is InputRole.USER
+    return Message(
+        id=new_id(Noun.MESSAGE),
+        conversation_id=head.conversation_id,
+        type=MessageType.USER if is_user else MessageType.SYSTEM,
+        status=MessageStatus.QUEUED if queued else MessageStatus.COMPLETED,
+        ordinal=None if queued else head.take_ordinal(),
+        text=text,
+        body=UserBody(content=new.content, client_message_id=new.client_message_id, sender=new.sender)
+        if is_user
+        else SystemBody(client_message_id=new.client_message_id),
+        in_tail=True,
+        in_context=not queued,
+        group_id=run.group_id,
+        run_id=run.id,
+        step_id=None,
+        sequence=head.take_sequence(),
+        created_at=transaction.now,
+    )

@@ -1,0 +1,139 @@
+"""What a run's own task writes: the closed union of its writes, and how a batch of them becomes rows and events. Pure.
+
+A run hands its writes over in order and never touches a connection. Deltas to one text that follow each other in a batch are one event.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from vocabulary.events import Event, MessageCompleted, MessageDelta, MessageStarted, RunChanged, StoredPayload, ToolCallChanged
+from vocabulary.messages import Message, MessageType, ToolCall
+from vocabulary.runs import Run, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A message starts, empty. It takes its place in history now."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """`offset`: UTF-16 code units before it."""
+
+    message_id: str
+    message_type: MessageType
+    tool_call_id: str | None
+    offset: int
+    text: str
+
+    def joined(self, following: "Append") -> "Append | None":
+        if (self.message_id, self.tool_call_id) != (following.message_id, following.tool_call_id):
+            return None
+        return replace(self, text=self.text + following.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """An open message in its final state."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A message that was never open."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool call has appeared in an open message, or has moved on in a finished one (`message` is then its new row)."""
+
+    message: Message
+    tool_call: ToolCall
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartStep:
+    step: Step
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class EndStep:
+    """`run` carries the sum of usage; when this was the last step also how it ended, so that both are one event."""
+
+    step: Step
+    run: Run
+
+
+Write = Open | Append | Close | Whole | Call | StartStep | EndStep
+
+
+@dataclass(slots=True)
+class Rows:
+    """One transaction's worth of rows, of any number of runs, each list in the order in which it must be written."""
+
+    created: list[Message] = field(default_factory=list[Message])
+    closed: list[Message] = field(default_factory=list[Message])
+    changed: list[Message] = field(default_factory=list[Message])
+    started_steps: list[Step] = field(default_factory=list[Step])
+    ended_steps: list[Step] = field(default_factory=list[Step])
+    runs: dict[str, Run] = field(default_factory=dict[str, Run])
+    events: list[Event] = field(default_factory=list[Event])
+
+
+def ordinals(writes: Sequence[Write]) -> int:
+    """How many places in history these writes take."""
+    return sum(isinstance(write, Open | Whole) for write in writes)
+
+
+def lay_out(  # noqa: PLR0913
+    rows: Rows, writes: Sequence[Write], *, run: Run, first_sequence: int, first_ordinal: int, places: dict[str, int], now: datetime
+) -> None:
+    """Adds one run's writes to the rows, one number each. `places` keeps the ordinals of its open messages from batch to batch."""
+    ordinal = first_ordinal
+    for sequence, write in enumerate(writes, first_sequence):
+        if isinstance(write, Open | Whole):
+            places[write.message.id] = ordinal
+            ordinal += 1
+        payload = _payload(rows, write, sequence, places)
+        rows.events.append(Event(run.conversation_id, sequence, now, run.id, payload))
+
+
+def _payload(rows: Rows, write: Write, sequence: int, places: dict[str, int]) -> StoredPayload:
+    def placed(message: Message) -> Message:
+        return replace(message, ordinal=places[message.id], sequence=sequence)
+
+    match write:
+        case Append():
+            return MessageDelta(write.message_id, write.message_type, write.offset, write.text, write.tool_call_id)
+        case Open(message):
+            rows.created.append(message := placed(message))
+            return MessageStarted(message)
+        case Close(message):
+            rows.closed.append(message := placed(message))
+            return MessageCompleted(message)
+        case Whole(message):
+            rows.created.append(message := placed(message))
+            return MessageCompleted(message)
+        case Call(message, tool_call, stored):
+            if stored:
+                rows.changed.append(placed(message))
+            return ToolCallChanged(message.id, message.type, tool_call)
+        case StartStep(step, run):
+            rows.started_steps.append(step)
+            return _run_changed(rows, run, sequence)
+        case EndStep(step, run):
+            rows.ended_steps.append(step)
+            return _run_changed(rows, run, sequence)
+
+
+def _run_changed(rows: Rows, run: Run, sequence: int) -> RunChanged:
+    run = rows.runs[run.id] = replace(run, sequence=sequence)
+    return RunChanged(run, run.status, run.stop_reason)

@@ -1,0 +1,111 @@
+"""Conversations, their filter and their order."""
+
+from datetime import datetime
+from typing import Annotated, Protocol
+
+import strawberry
+from strawberry import UNSET
+from strawberry.types.lazy_type import LazyType
+
+from schema.connections import After, Before, Connection, Edge, First, Last, PageArguments
+from schema.enums import ConversationOrderField, ConversationStatus, DeltaMode, OrderDirection, RunStatus
+from schema.messages import MessageConnection, MessageFilter
+from schema.models import ModelSettings
+from schema.nodes import Node
+from schema.runs import Run, RunConnection
+
+
+class ConversationRelations(Protocol):
+    """What a conversation asks of the context. It hands over itself, so that its children are read after its `head_sequence` was.
+
+    A noun cannot import those above it, so they are objects here.
+    """
+
+    async def agent_by_id(self, agent_id: str) -> object: ...
+    async def fork_origin(self, conversation_id: str) -> "Conversation | None": ...
+    async def messages_of(self, conversation: "Conversation", page: PageArguments, only: MessageFilter | None) -> MessageConnection: ...
+    async def runs_of(self, conversation: "Conversation", page: PageArguments, statuses: list[RunStatus] | None) -> RunConnection: ...
+    async def active_run_of(self, conversation: "Conversation") -> Run | None: ...
+    async def events_of(self, conversation_id: str, *, after: int | None, first: int | None, deltas: DeltaMode | None) -> object: ...
+
+
+@strawberry.type(description="A conversation with an agent.")
+class Conversation(Node):
+    summary: str | None = strawberry.field(description="A short title or synopsis.")
+    model: str | None = strawberry.field(description="The handle of the model to use instead of the agent's; null: the agent's.")
+    model_settings: ModelSettings | None = strawberry.field(description="Settings that lie over the agent's; null: none.")
+    status: ConversationStatus = strawberry.field(description="What it is doing.")
+    head_sequence: int = strawberry.field(
+        description="The last position of its log when it was read. Its other fields are as new as this or newer: subscribe after it."
+    )
+    last_message_at: datetime | None = strawberry.field(description="When its last message was written.")
+    last_run_completed_at: datetime | None = strawberry.field(description="When its last run ended.")
+    created_at: datetime = strawberry.field(description="When it was created.")
+    updated_at: datetime = strawberry.field(description="When it last changed.")
+    agent_id: strawberry.Private[str]
+    forked_from_id: strawberry.Private[str | None]
+
+    @strawberry.field(description="The agent that answers.", graphql_type=LazyType("Agent", "schema.agents"))
+    async def agent(self, info: strawberry.Info[ConversationRelations, None]) -> object:
+        return await info.context.agent_by_id(self.agent_id)
+
+    @strawberry.field(description="The conversation it was forked from, if that still exists.")
+    async def forked_from(self, info: strawberry.Info[ConversationRelations, None]) -> "Conversation | None":
+        return None if self.forked_from_id is None else await info.context.fork_origin(self.forked_from_id)
+
+    @strawberry.field(description="Its history, oldest first; without `first` and `last` the oldest 50. A chat asks for `last`.")
+    async def messages(  # noqa: PLR0913
+        self,
+        info: strawberry.Info[ConversationRelations, None],
+        first: First = UNSET,
+        after: After = UNSET,
+        last: Last = UNSET,
+        before: Before = UNSET,
+        filter: Annotated[MessageFilter | None, strawberry.argument(description="Which messages to list; absent: all but errors.")] = UNSET,  # noqa: A002
+    ) -> MessageConnection:
+        return await info.context.messages_of(self, PageArguments.given(first, after, last, before), filter or None)
+
+    @strawberry.field(description="Its runs, oldest first; those that are QUEUED are its queue.")
+    async def runs(  # noqa: PLR0913
+        self,
+        info: strawberry.Info[ConversationRelations, None],
+        first: First = UNSET,
+        after: After = UNSET,
+        last: Last = UNSET,
+        before: Before = UNSET,
+        statuses: Annotated[list[RunStatus] | None, strawberry.argument(description="Only runs in one of these; absent: all.")] = UNSET,
+    ) -> RunConnection:
+        given = None if statuses is UNSET else statuses
+        return await info.context.runs_of(self, PageArguments.given(first, after, last, before), given)
+
+    @strawberry.field(description="The run that is going on, else the next in the queue, else null.")
+    async def active_run(self, info: strawberry.Info[ConversationRelations, None]) -> Run | None:
+        return await info.context.active_run_of(self)
+
+    @strawberry.field(
+        description="Its log over plain HTTP, for catching up and as a fallback for subscriptions.",
+        graphql_type=LazyType("ConversationEventPage", "schema.stream"),
+    )
+    async def events(
+        self,
+        info: strawberry.Info[ConversationRelations, None],
+        after: Annotated[int | None, strawberry.argument(description="Only what happened after this position.")] = 0,
+        first: Annotated[int | None, strawberry.argument(description="At most so many items, from 1 to 1000, counted after merging.")] = 100,
+        deltas: Annotated[DeltaMode | None, strawberry.argument(description="How messages in progress are shown.")] = DeltaMode.COALESCED,
+    ) -> object:
+        return await info.context.events_of(self.id, after=after, first=first, deltas=deltas)
+
+
+ConversationEdge = Edge[Conversation]
+ConversationConnection = Connection[Conversation]
+
+
+@strawberry.input(description="Which conversations to list; what is absent does not filter.")
+class ConversationFilter:
+    agent_id: strawberry.ID | None = strawberry.field(description="Only conversations with this agent.")
+
+
+@strawberry.input(description="How to sort conversations; ties are broken by id, and missing times come last either way.")
+class ConversationOrder:
+    field: ConversationOrderField = strawberry.field(description="By what.")
+    direction: OrderDirection = strawberry.field(description="Which end first.")

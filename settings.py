@@ -1,0 +1,155 @@
+"""Everything that can be set, read once from the environment by the programs (`app.py`, `python -m runs`, `python -m db`).
+
+Packages never import this: they are given the values they need. A field's description says what its variable is expected
+to hold; it is also what the one-line refusal of a wrong value says. No value is ever printed, since it may be a secret.
+"""
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    PositiveInt,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+DEFAULT_MODELS = {"openai": "openai/gpt-5-mini", "anthropic": "anthropic/claude-sonnet-4-5", "google": "google/gemini-2.5-flash"}
+
+
+class SettingsError(Exception):
+    """The environment holds a value that cannot be used; the message is one line that names the variable."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ProviderModel(_Frozen):
+    context_window: PositiveInt
+
+
+class Provider(_Frozen):
+    """A server that speaks OpenAI's chat-completions protocol."""
+
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$")]
+    api_key: SecretStr | None = None
+    models: dict[str, ProviderModel] = {}
+
+
+def _provider_name(name: str) -> str:
+    if name in DEFAULT_MODELS or name == "demo":
+        raise ValueError(f"{name} is built in")
+    return name
+
+
+def _comma_separated(value: object) -> object:
+    return [part for raw in value.split(",") if (part := raw.strip())] if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+ProviderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), AfterValidator(_provider_name)]
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^\s/,]+)$")]
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
+
+
+def _default_model(data: dict[str, Any]) -> str:
+    """The first provider with a key, else the demo: an answer must be possible without any key."""
+    return next((model for provider, model in DEFAULT_MODELS.items() if data.get(f"{provider}_api_key")), "demo/echo")
+
+
+class Settings(_Frozen):
+    model_config = ConfigDict(alias_generator=str.upper, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="a name or address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="a port number from 0 to 65535 (0: any free one)")
+    allow_insecure_bind: bool = Field(False, description="true or false")
+    auth: Literal["none"] = Field("none", description="none (jwt is not in this version)")
+    cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_comma_separated)] = Field(
+        (), description="origins such as https://example.org, separated by commas, or *"
+    )
+
+    database_url: str = Field(
+        "sqlite+aiosqlite:///parley.db",
+        pattern=r"^sqlite\+aiosqlite:///[^:?]",
+        repr=False,
+        description="sqlite+aiosqlite:///FILE (PostgreSQL needs REDIS_URL, and the Redis bus is not in this version)",
+    )
+    redis_url: None = Field(None, description="nothing (the Redis bus is not in this version)")
+
+    openai_api_key: SecretStr | None = Field(None, description="a key of OpenAI")
+    anthropic_api_key: SecretStr | None = Field(None, description="a key of Anthropic")
+    google_api_key: SecretStr | None = Field(None, description="a key of Google")
+    providers: Json[dict[ProviderName, Provider]] = Field(
+        {}, description='JSON such as {"local": {"base_url": "http://127.0.0.1:8080/v1", "models": {"qwen3": {"context_window": 32768}}}}'
+    )
+    default_model: str = Field(
+        default_factory=_default_model,
+        pattern=r"^[^\s/]+/\S+$",
+        description="PROVIDER/NAME, of a provider that has a key or stands in PROVIDERS",
+    )
+    demo_delay_ms: float = Field(20, ge=0, le=60_000, description="milliseconds from 0 to 60000")
+
+    lease_s: float = Field(15, ge=1, le=3600, description="seconds from 1 to 3600")
+    max_attempts: int = Field(3, ge=1, description="a whole number, 1 or more")
+    delta_retention_s: float = Field(3600, ge=0, le=31_536_000, description="seconds from 0 to 31536000 (a year)")
+    max_replay: int = Field(10_000, ge=1, description="a whole number, 1 or more")
+    max_page_size: int = Field(200, ge=1, description="a whole number, 1 or more")
+    log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """A variable that is set to nothing counts as not set. Raises SettingsError."""
+        given = {name: stripped for name, value in environ.items() if (stripped := value.strip())}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SettingsError(_refusal(error)) from None
+
+    @model_validator(mode="after")
+    def _model_has_a_provider(self) -> Self:
+        provider = self.default_model.partition("/")[0]
+        if provider != "demo" and provider not in self.providers and not getattr(self, f"{provider}_api_key", None):
+            raise PydanticCustomError("default_model", "DEFAULT_MODEL: {expected}", {"expected": _expected("default_model")})
+        return self
+
+    @model_validator(mode="after")
+    def _open_only_to_this_machine(self) -> Self:
+        if not (self.allow_insecure_bind or _is_loopback(self.host)):
+            raise PydanticCustomError(
+                "host",
+                "HOST: expected a loopback address, since AUTH is none and anyone could come in (ALLOW_INSECURE_BIND=true to allow it)",
+            )
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _expected(field: str) -> str:
+    return f"expected {Settings.model_fields[field].description}"
+
+
+def _refusal(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if not first["loc"]:
+        return first["msg"]
+    name, *inside = map(str, first["loc"])
+    where = f"; {'.'.join(inside)}: {first['msg']}" if inside else ""
+    return " ".join(f"{name}: {_expected(name.lower())}{where}".split())

@@ -1,0 +1,77 @@
+"""Writing to the log: numbers are taken and events stored in the transaction that writes the rows they are about; announced after commit.
+
+Whatever else must wait for the commit (waking a worker) is hung on the same transaction.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from db import events, heads
+from db.engine import Connection, Database
+from db.heads import Head
+from streams.bus import Bus
+from vocabulary.events import Event, StoredPayload
+
+Clock = Callable[[], datetime]
+
+
+class Transaction:
+    """One transaction of one command. Heads are locked in id order by whoever needs several."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self.connection = connection
+        self.now = clock()
+        self.appended: list[Event] = []
+        self.after_commit: list[Callable[[], None]] = []
+        self._heads: dict[str, Head] = {}
+
+    async def lock(self, conversation_id: str) -> Head | None:
+        """The head, locked until the end of the transaction, saved at its end; None when there is no such conversation."""
+        if conversation_id not in self._heads:
+            head = await heads.lock(self.connection, conversation_id)
+            if head is None:
+                return None
+            self._heads[conversation_id] = head
+        return self._heads[conversation_id]
+
+    async def create_head(self, conversation_id: str) -> Head:
+        head = Head(conversation_id=conversation_id)
+        await heads.create(self.connection, head)
+        self._heads[conversation_id] = head
+        return head
+
+    def append(self, head: Head, sequence: int, payload: StoredPayload, *, run_id: str | None = None) -> None:
+        """An event at a number taken from this head. The rows it shows must be true at that number."""
+        self.appended.append(Event(head.conversation_id, sequence, self.now, run_id, payload))
+
+    def extend(self, appended: Sequence[Event]) -> None:
+        """Events whose numbers were granted otherwise (`heads.grant`)."""
+        self.appended.extend(appended)
+
+    async def settle(self) -> None:
+        await events.append(self.connection, self.appended)
+        for head in self._heads.values():
+            await heads.save(self.connection, head)
+
+
+class Log:
+    def __init__(self, database: Database, bus: Bus, clock: Clock) -> None:
+        self.database = database
+        self.bus = bus
+        self.clock = clock
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Transaction]:
+        """Commits on leaving, then announces. An exception leaves nothing behind and announces nothing."""
+        async with self.database.write() as connection:
+            transaction = Transaction(connection, self.clock)
+            yield transaction
+            await transaction.settle()
+        self.announce(transaction)
+
+    def announce(self, transaction: Transaction) -> None:
+        """What follows a commit. Called on leaving `transaction()`, and by who learns later that its commit had happened."""
+        self.bus.publish(transaction.appended)
+        for callback in transaction.after_commit:
+            callback()

@@ -1,0 +1,126 @@
+"""What the environment may say, what follows from it, and the one line that refuses the rest."""
+
+import json
+
+import pytest
+
+from settings import Settings, SettingsError
+
+SECRET = "hunter2-hunter2"
+
+
+def refusal(**environ: str) -> str:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_environment(environ)
+    return str(refused.value)
+
+
+def test_an_empty_environment_gives_the_embedded_default() -> None:
+    settings = Settings.from_environment({})
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.database_url == "sqlite+aiosqlite:///parley.db"
+    assert settings.default_model == "demo/echo"
+    assert (settings.lease_s, settings.max_attempts, settings.delta_retention_s) == (15, 3, 3600)
+    assert (settings.max_replay, settings.max_page_size, settings.demo_delay_ms) == (10_000, 200, 20)
+    assert (settings.redis_url, settings.providers, settings.cors_origins) == (None, {}, ())
+
+
+def test_values_are_read_by_their_upper_case_names() -> None:
+    settings = Settings.from_environment(
+        {"PORT": " 0 ", "LEASE_S": "1.5", "LOG_LEVEL": "debug", "CORS_ORIGINS": "https://a.example, http://b:1,"}
+    )
+    assert (settings.port, settings.lease_s, settings.log_level) == (0, 1.5, "DEBUG")
+    assert settings.cors_origins == ("https://a.example", "http://b:1")
+
+
+def test_unknown_and_empty_variables_are_not_looked_at() -> None:
+    assert Settings.from_environment(
+        {"PATH": "/bin", "port": "x", "PORT": "", "REDIS_URL": " ", "OPENAI_API_KEY": ""}
+    ) == Settings.from_environment({})
+
+
+@pytest.mark.parametrize(
+    ("keys", "model"),
+    [
+        (["OPENAI_API_KEY"], "openai/gpt-5-mini"),
+        (["ANTHROPIC_API_KEY"], "anthropic/claude-sonnet-4-5"),
+        (["GOOGLE_API_KEY"], "google/gemini-2.5-flash"),
+        (["GOOGLE_API_KEY", "ANTHROPIC_API_KEY"], "anthropic/claude-sonnet-4-5"),
+    ],
+)
+def test_a_key_chooses_the_default_model(keys: list[str], model: str) -> None:
+    assert Settings.from_environment(dict.fromkeys(keys, SECRET)).default_model == model
+
+
+def test_the_default_model_may_be_of_a_compatible_server() -> None:
+    provider = {"base_url": "http://127.0.0.1:8080/v1", "api_key": SECRET, "models": {"qwen3": {"context_window": 32768}}}
+    settings = Settings.from_environment({"PROVIDERS": json.dumps({"local": provider}), "DEFAULT_MODEL": "local/any/name"})
+    local = settings.providers["local"]
+    assert settings.default_model == "local/any/name"
+    assert (local.base_url, local.models["qwen3"].context_window) == ("http://127.0.0.1:8080/v1", 32768)
+    assert local.api_key
+    assert local.api_key.get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("PORT", "http", "a port number from 0 to 65535"),
+        ("PORT", "65536", "a port number"),
+        ("AUTH", "jwt", "jwt is not in this version"),
+        ("REDIS_URL", "redis://localhost", "the Redis bus is not in this version"),
+        ("DATABASE_URL", "postgresql+asyncpg://me@db/parley", "PostgreSQL needs REDIS_URL"),
+        ("DATABASE_URL", "sqlite:///parley.db", "sqlite+aiosqlite:///FILE"),
+        ("DATABASE_URL", "sqlite+aiosqlite:///:memory:", "sqlite+aiosqlite:///FILE"),
+        ("DEFAULT_MODEL", "echo", "PROVIDER/NAME"),
+        ("DEFAULT_MODEL", "openai/gpt-5", "of a provider that has a key"),
+        ("LEASE_S", "0", "seconds from 1 to 3600"),
+        ("LEASE_S", "nan", "seconds"),
+        ("MAX_ATTEMPTS", "0", "a whole number, 1 or more"),
+        ("MAX_ATTEMPTS", "1.5", "a whole number"),
+        ("DELTA_RETENTION_S", "-1", "seconds from 0"),
+        ("MAX_REPLAY", "0", "1 or more"),
+        ("MAX_PAGE_SIZE", "many", "a whole number"),
+        ("DEMO_DELAY_MS", "-1", "milliseconds"),
+        ("CORS_ORIGINS", "example.org", "https://example.org"),
+        ("CORS_ORIGINS", "https://example.org/path", "separated by commas"),
+        ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING or ERROR"),
+        ("ALLOW_INSECURE_BIND", "perhaps", "true or false"),
+        ("PROVIDERS", "{", "JSON such as"),
+        ("PROVIDERS", '{"local": {}}', "local.base_url: Field required"),
+        ("PROVIDERS", '{"openai": {"base_url": "http://a"}}', "openai is built in"),
+        ("PROVIDERS", '{"a/b": {"base_url": "http://a"}}', "a/b"),
+        ("PROVIDERS", '{"a\\nb": {"base_url": "http://a"}}', "a b"),
+        ("PROVIDERS", '{"local": {"base_url": "ftp://a"}}', "local.base_url"),
+        ("PROVIDERS", '{"local": {"base_url": "http://a", "modells": {}}}', "local.modells"),
+        ("PROVIDERS", '{"local": {"base_url": "http://a", "models": {"m": {"context_window": 0}}}}', "local.models.m.context_window"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable(name: str, value: str, expected: str) -> None:
+    line = refusal(**{name: value})
+    assert line.startswith(f"{name}: expected ")
+    assert expected in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.2", "::1"])
+def test_a_loopback_address_needs_no_permission(host: str) -> None:
+    assert Settings.from_environment({"HOST": host}).host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
+def test_any_other_address_needs_permission(host: str) -> None:
+    assert refusal(HOST=host).startswith("HOST: expected a loopback address")
+    assert Settings.from_environment({"HOST": host, "ALLOW_INSECURE_BIND": "true"}).host == host
+
+
+def test_secrets_are_never_shown() -> None:
+    provider = json.dumps({"local": {"base_url": "http://a", "api_key": SECRET}})
+    shown = repr(Settings.from_environment({"OPENAI_API_KEY": SECRET, "PROVIDERS": provider}))
+    wrong = refusal(DATABASE_URL=f"postgresql://me:{SECRET}@db/parley"), refusal(PROVIDERS=provider.replace("http", "ftp"))
+    assert SECRET not in " ".join([shown, *wrong])
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.from_environment({}).port = 1
