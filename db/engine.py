@@ -119,7 +119,7 @@ def _engine(url: URL, **options: Any) -> AsyncEngine:
 
 def _prepare_sqlite_writer(connection: DBAPIConnection, _record: object) -> None:
     # isolation_level None: the driver opens no transaction of its own; _begin_immediate does.
-    connection.isolation_level = None  # pyright: ignore[reportAttributeAccessIssue]
+    connection.isolation_level = None
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON"):
         _execute(connection, f"PRAGMA {pragma}")
 

@@ -1,7 +1,7 @@
 """Messages. The row of one in progress holds no text: its text *is* its deltas, read with the row in one statement."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 

@@ -135,7 +135,7 @@ def _page(rows: Sequence[Row[Any]], order: KeysetOrder, window: Window, item_of:
     behind = bool(rows[0].behind_)
     slices = [Slice(item_of(row), tuple(getattr(row, f"key_{i}_") for i in range(len(order.columns)))) for row in rows if row.present_]
     for i, column in reversed(list(enumerate(order.columns))):
-        slices.sort(key=lambda s: _sortable(s.key[i], last=not column.descending), reverse=column.descending)  # noqa: B023
+        slices.sort(key=lambda s: _sortable(s.key[i], last=not column.descending), reverse=column.descending)
     more = len(slices) > window.size
     if more:
         slices = slices[:-1] if window.forward else slices[1:]

@@ -4,9 +4,17 @@
 and `events` has no foreign key, so that appending locks nothing but the head.
 """
 
+from typing import Any
+
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text, text
 
 from db.types import Identifier, Json, Timestamp
+
+
+def _only(condition: str) -> dict[str, Any]:
+    """The options of a partial index, for both databases."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
 
 metadata = MetaData(
     naming_convention={
@@ -80,7 +88,7 @@ blocks = Table(
         "agent_id",
         "label",
         unique=True,
-        **{f"{d}_where": text("conversation_id IS NULL") for d in ("sqlite", "postgresql")},
+        **_only("conversation_id IS NULL"),
     ),
     Index("uq_blocks_isolated", "conversation_id", "label", unique=True),
 )
@@ -118,11 +126,11 @@ messages = Table(
     Column("prunable_since", Timestamp),
     Index("uq_messages_ordinal", "conversation_id", "ordinal", unique=True),
     Index("ix_messages_run", "run_id", "started_sequence"),
-    Index("ix_messages_prunable", "prunable_since", **{f"{d}_where": text("prunable_since IS NOT NULL") for d in ("sqlite", "postgresql")}),
+    Index("ix_messages_prunable", "prunable_since", **_only("prunable_since IS NOT NULL")),
     Index(
         "ix_messages_open",
         "conversation_id",
-        **{f"{d}_where": text("status IN ('QUEUED', 'IN_PROGRESS')") for d in ("sqlite", "postgresql")},
+        **_only("status IN ('QUEUED', 'IN_PROGRESS')"),
     ),
 )
 
@@ -157,13 +165,13 @@ runs = Table(
         "ix_runs_live",
         "conversation_id",
         "created_sequence",
-        **{f"{d}_where": text("status IN ('QUEUED', 'RUNNING')") for d in ("sqlite", "postgresql")},
+        **_only("status IN ('QUEUED', 'RUNNING')"),
     ),
     Index(
         "uq_runs_running",
         "conversation_id",
         unique=True,
-        **{f"{d}_where": text("status = 'RUNNING'") for d in ("sqlite", "postgresql")},
+        **_only("status = 'RUNNING'"),
     ),
 )
 

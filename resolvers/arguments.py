@@ -42,6 +42,13 @@ def optional_number(argument: str, value: N | None, low: N, high: N) -> N | None
     return None if value is None else number(argument, value, low, high)
 
 
+def position(argument: str, value: int | None) -> int | None:
+    """A place in a conversation's log."""
+    if value is not None and value < 0:
+        raise BadUserInput(argument, f"must not be negative, as {value} is")
+    return value
+
+
 def well_formed(identifier: str, noun: Noun) -> bool:
     """Whether the database needs to be asked at all. A malformed id is no different from an unknown one."""
     return noun_of(identifier) is noun and len(identifier) <= _MAX_ID and identifier.isascii() and identifier.isprintable()

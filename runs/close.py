@@ -5,7 +5,7 @@ open messages from what the log holds; answer the tool calls that were left with
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from db import messages, runs
 from db.heads import Head
@@ -41,7 +41,7 @@ class Ending:
     status: RunStatus
     stop_reason: StopReason
     error: RunError | None = None
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
 
 
 async def close_run(engine: Engine, transaction: Transaction, head: Head, run: Run, ending: Ending) -> Run:
@@ -117,7 +117,9 @@ async def _answer_calls(transaction: Transaction, head: Head, run: Run, message:
         return
     for call in missing:
         if call.state in _UNANSWERED:
-            message = await _change_call(transaction, head, message, state.moved(state.TOOL_CALL, call.state, ToolCallState.INTERRUPTED), call)
+            message = await _change_call(
+                transaction, head, message, state.moved(state.TOOL_CALL, call.state, ToolCallState.INTERRUPTED), call
+            )
     returns = tuple(error_return(call, _OUTCOME_UNKNOWN if call.state is ToolCallState.RUNNING else _NEVER_RUN) for call in missing)
     body = ToolReturnBody(tool_returns=returns)
     await _write(transaction, head, run, MessageType.TOOL_RETURN, body, step_id=message.step_id, in_tail=True)
@@ -145,7 +147,15 @@ async def _leave_out(transaction: Transaction, head: Head, run: Run, written: Se
 
 
 async def _write(
-    transaction: Transaction, head: Head, run: Run, kind: MessageType, body: MessageBody, *, text: str = "", step_id: str | None, in_tail: bool
+    transaction: Transaction,
+    head: Head,
+    run: Run,
+    kind: MessageType,
+    body: MessageBody,
+    *,
+    text: str = "",
+    step_id: str | None,
+    in_tail: bool,
 ) -> None:
     """A message that comes whole."""
     message = Message(

@@ -84,9 +84,7 @@ async def _create(transaction: Transaction, agent: Agent, new: NewConversation) 
         created_at=transaction.now,
         updated_at=transaction.now,
     )
-    await conversations.create(
-        transaction.connection, conversation, scope=agent.id, key=new.idempotency_key, body_hash=new.body_hash
-    )
+    await conversations.create(transaction.connection, conversation, scope=agent.id, key=new.idempotency_key, body_hash=new.body_hash)
     head = await transaction.create_head(conversation_id)
     system = Message(
         id=system_id,

@@ -181,5 +181,3 @@ async def load(engine: Engine, pen: Pen) -> Loop:
     assert agent is not None, "agents are never removed while they have conversations"
     tools = {tool.name: tool for given in agent.tools if (tool := engine.tools.get(given.name)) is not None}
     return Loop(engine, pen, run, agent, context, steps_done=len(steps), tools=tools)
-
-

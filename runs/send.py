@@ -90,7 +90,8 @@ async def send(engine: Engine, tenant: str, request: Send) -> Sent:
         busy_with = (await runs.live(transaction.connection, [conversation.id])).get(conversation.id)
         if busy_with and request.when_busy is BusyPolicy.REJECT:
             raise ConversationBusy(busy_with[0].id)
-        run, stored = await _store(transaction, head, conversation, _run(request, conversation, agent, model, transaction.now), request, queued=bool(busy_with))
+        new = _run(request, conversation, agent, model, transaction.now)
+        run, stored = await _store(transaction, head, new, request, queued=bool(busy_with))
         await engine.dispatcher.defer(transaction, conversation.id)
         return Sent(run=run, messages=stored, applied_through_sequence=run.applied_through_sequence, deduplicated=False)
 
@@ -148,9 +149,7 @@ def _run(request: Send, conversation: Conversation, agent: Agent, model: str, no
     )
 
 
-async def _store(
-    transaction: Transaction, head: Head, conversation: Conversation, run: Run, request: Send, *, queued: bool
-) -> tuple[Run, tuple[Message, ...]]:
+async def _store(transaction: Transaction, head: Head, run: Run, request: Send, *, queued: bool) -> tuple[Run, tuple[Message, ...]]:
     """The numbers of a send: one per message, then the run's, then the conversation's."""
     stored = tuple(_message(transaction, head, run, new, queued=queued) for new in request.messages)
     announcement = MessageStarted if queued else MessageCompleted

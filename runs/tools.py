@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -41,10 +41,11 @@ async def answer(call: ToolCall, tool: ServerTool | None) -> ToolReturn:
     """Runs one call. Whatever goes wrong is told to the model as an error return; only a cancellation passes through."""
     if tool is None:
         return error_return(call, f"There is no tool named {call.name!r}.")
-    if not isinstance(call.arguments, dict):
+    arguments = call.arguments
+    if not isinstance(arguments, dict):
         return error_return(call, "The arguments are not a JSON object.")
     try:
-        output = await tool.run(call.arguments)
+        output = await tool.run(cast(Arguments, arguments))
     except Exception as error:
         log.warning("a tool failed", tool=call.name, exc_info=True)
         return error_return(call, f"{type(error).__name__}: {error}")

@@ -12,7 +12,7 @@ from itertools import chain, repeat
 
 import structlog
 
-from db import conversations, events, heads, messages, runs
+from db import conversations, heads, messages, runs
 from db.engine import DatabaseError, is_refusal
 from db.heads import Claim, Granted
 from runs.advance import Lease

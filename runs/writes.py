@@ -93,7 +93,7 @@ def ordinals(writes: Sequence[Write]) -> int:
     return sum(isinstance(write, Open | Whole) for write in writes)
 
 
-def lay_out(  # noqa: PLR0913
+def lay_out(
     rows: Rows, writes: Sequence[Write], *, run: Run, first_sequence: int, first_ordinal: int, places: dict[str, int], now: datetime
 ) -> None:
     """Adds one run's writes to the rows, one number each. `places` keeps the ordinals of its open messages from batch to batch."""

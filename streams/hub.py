@@ -141,7 +141,9 @@ class Hub:
                 topic.tail.fill(page.events, page.end)
                 topic.wake()
         except (*DatabaseError, NoSuchConversation) as error:
-            log.warning("a hole could not be filled; the next head check tries again", conversation_id=topic.conversation_id, error=str(error))
+            log.warning(
+                "a hole could not be filled; the next head check tries again", conversation_id=topic.conversation_id, error=str(error)
+            )
         finally:
             topic.filling = False
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from db import runs
-from db.events import LogPage
 from db.engine import Database
+from db.events import LogPage
 from streams.hub import Hub, Topic
 from vocabulary.events import CaughtUp, DeltaMode, Event, Item, Payload, ResetReason, StreamReset, ends_run
 from vocabulary.fold import shown

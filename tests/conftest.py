@@ -1,10 +1,15 @@
 """Fixtures that every folder of tests may ask for."""
 
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
-from tests.servers import NoPostgres, postgres
+from db.engine import Database
+from db.migrate import upgrade
+from tests.rig import Rig, rig
+from tests.servers import NoPostgres, fresh_database, postgres
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +20,50 @@ def postgres_url() -> Generator[str]:
             yield url
     except NoPostgres as missing:
         pytest.exit(str(missing), returncode=1)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres_template(postgres_url: str) -> AsyncGenerator[str]:
+    """A migrated database with nobody connected, to copy."""
+    async with fresh_database(postgres_url) as url:
+        database = Database.open(url)
+        await upgrade(database)
+        await database.close()
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def postgres_to_copy(request: pytest.FixtureRequest) -> tuple[str, str] | None:
+    """Server and template for the tests' PostgreSQL half; asked for only then, so that the SQLite half starts no server."""
+    if request.param == "sqlite":
+        return None
+    return request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres_template")
+
+
+@pytest_asyncio.fixture
+async def database_url(postgres_to_copy: tuple[str, str] | None, tmp_path: Path) -> AsyncGenerator[str]:
+    """An empty, migrated database of either kind."""
+    if postgres_to_copy is not None:
+        server, template = postgres_to_copy
+        async with fresh_database(server, template=template) as url:
+            yield url
+        return
+    url = f"sqlite+aiosqlite:///{tmp_path}/parley.db"
+    database = Database.open(url)
+    await upgrade(database)
+    await database.close()
+    yield url
+
+
+@pytest_asyncio.fixture
+async def database(database_url: str) -> AsyncGenerator[Database]:
+    opened = Database.open(database_url)
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture
+async def parley(database: Database) -> AsyncGenerator[Rig]:
+    """The whole engine on either database, with the scripted model at no delay."""
+    async with rig(database) as running:
+        yield running

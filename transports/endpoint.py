@@ -69,7 +69,7 @@ class Endpoint(GraphQL[Any, None]):
             return _refusal(request, STATUS_OF_REFUSAL[refused.code], error(refused.code, str(refused)))
         except ClientDisconnect:
             return Response(status_code=400)  # which nobody will read
-        except Exception as bug:  # noqa: BLE001 a bug gets a GraphQL answer too; `masked` logs it
+        except Exception as bug:  # noqa: BLE001 a bug gets a GraphQL answer too; `masked` reports it
             return _refusal(request, 500, masked(bug))
 
     def should_render_graphql_ide(self, request: object) -> bool:  # noqa: ARG002 the base's signature

@@ -36,17 +36,22 @@ def error(code: str, message: str, **extensions: object) -> dict[str, Any]:
     return {"message": message, "extensions": {"code": code, **extensions}}
 
 
-def masked(bug: Exception) -> dict[str, Any]:
-    """The error that is shown in place of one that nobody foresaw; the log has the rest under the same id."""
+def report(bug: Exception) -> str:
+    """Logs an error that nobody foresaw; returns the id that it is found by."""
     error_id = token_hex(8)
     log.error("request failed", error_id=error_id, exc_info=bug)
-    return error(INTERNAL_SERVER_ERROR, "Internal server error", errorId=error_id)
+    return error_id
+
+
+def masked(bug: Exception) -> dict[str, Any]:
+    """Reports a bug and returns what is shown in place of it."""
+    return error(INTERNAL_SERVER_ERROR, "Internal server error", errorId=report(bug))
 
 
 def rejected(result: ExecutionResult) -> bool:
     """Whether there is no data to speak of: never run, or ended as a whole rather than at a field."""
     unplaced = result.data is None and all(error.path is None for error in result.errors or ())
-    return isinstance(result, PreExecutionError) or unplaced
+    return bool(result.errors) and (unplaced or isinstance(result, PreExecutionError))
 
 
 def payload(result: ExecutionResult) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from strawberry.types.execution import ExecutionResult
 
 from transports.closing import Close, Closing, Gone
 from transports.operation import Malformed, decode, json_object, read_operation
-from transports.outcome import Refused, encode, error, masked, payload, rejected
+from transports.outcome import Refused, encode, error, masked, payload, rejected, report
 from transports.terms import Terms
 
 # A client that has stopped reading does not get to hold up the end of its socket.
@@ -117,8 +117,8 @@ class Socket:
             await self._terms.context_of(self._connection, self._params)
         except Refused as refused:
             raise Closing(Close[refused.code]) from None
-        except Exception as bug:  # noqa: BLE001 whatever it is, `masked` logs it, and the client may come again
-            masked(bug)
+        except Exception as bug:  # noqa: BLE001 whatever it is, it is reported, and the client may come again
+            report(bug)
             raise Closing(Close.TRY_AGAIN) from None
 
     async def _subscribe(self, id_: str, request: dict[str, Any]) -> None:
@@ -142,20 +142,20 @@ class Socket:
             last = await self._run(id_, operation)
             # The id is free before its client learns that it is, and so may use it again.
             del self._operations[id_]
-            await self._send(last)
+            await self._send_text(last)
         except Refused as refused:
             self.end(Closing(Close[refused.code]))
         except Gone:
             return
 
-    async def _run(self, id_: str, operation: GraphQLRequestData) -> Message:
+    async def _run(self, id_: str, operation: GraphQLRequestData) -> str:
         """Sends what the operation yields, and returns the message that ends it."""
         try:
-            return await self._send_results(id_, operation)
+            return encode(await self._send_results(id_, operation))
         except (Refused, Gone):
             raise
-        except Exception as bug:  # noqa: BLE001 one operation's bug is not the end of the others; `masked` logs it
-            return _errors(id_, masked(bug))
+        except Exception as bug:  # noqa: BLE001 one operation's bug is not the end of the others; `masked` reports it
+            return encode(_errors(id_, masked(bug)))
 
     async def _send_results(self, id_: str, operation: GraphQLRequestData) -> Message:
         results = await self._terms.schema.stream(
@@ -182,7 +182,10 @@ class Socket:
         return json_object(decode(event["text"]), "A message")
 
     async def _send(self, message: Message) -> None:
-        await self._put({"type": "websocket.send", "text": encode(message)})
+        await self._send_text(encode(message))
+
+    async def _send_text(self, text: str) -> None:
+        await self._put({"type": "websocket.send", "text": text})
 
     async def _put(self, event: Message) -> None:
         try:

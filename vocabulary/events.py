@@ -98,9 +98,7 @@ class StreamReset:
     head_sequence: int
 
 
-StoredPayload = (
-    MessageStarted | MessageDelta | MessageCompleted | MessageChanged | ToolCallChanged | RunChanged | ConversationChanged
-)
+StoredPayload = MessageStarted | MessageDelta | MessageCompleted | MessageChanged | ToolCallChanged | RunChanged | ConversationChanged
 Payload = StoredPayload | CaughtUp | StreamReset
 
 

@@ -229,7 +229,7 @@ def _as_history(answered: Answered) -> list[Turn]:
 async def test_claude_gets_its_thoughts_back_signed_and_the_error_marked(provider: Provider, registry: ModelRegistry) -> None:
     body = await answered_return(provider, registry, "anthropic/claude-haiku-5-5")
     assert provider.requests[-1].path.startswith("/v1/messages")
-    assert provider.requests[-1].headers["x-api-key"] == "key-a"
+    assert provider.requests[-1].headers["authorization"] == "Bearer key-a"
     _, said, returned = body["messages"]
     assert [block["type"] for block in said["content"]] == ["thinking", "redacted_thinking", "tool_use"]
     assert (said["content"][0]["thinking"], said["content"][0]["signature"]) == ("Let me see.", "signed")

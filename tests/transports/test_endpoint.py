@@ -1,10 +1,12 @@
 """GraphQL over HTTP against a real server."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from httpx2 import Response
+from structlog.testing import capture_logs
 
 from tests.transports.serving import Served
 
@@ -160,12 +162,25 @@ async def test_who_is_refused_is_told_so(served: Served, accept: str) -> None:
     assert code(await post(served, {"query": "{ actor }"}, accept=accept, **{"x-actor": "outcast"}), 403) == "FORBIDDEN"
 
 
-async def test_a_bug_is_masked_and_has_an_id(served: Served) -> None:
+async def test_a_bug_is_masked_and_logged_under_its_id(served: Served) -> None:
     for body, headers in [({"query": "{ actor }"}, {"x-actor": "bug"}), ({"query": "{ unwritable }"}, {})]:
-        problem = error(await post(served, body, **headers), 500)
+        with capture_logs() as logs:
+            problem = error(await post(served, body, **headers), 500)
         assert problem["message"] == "Internal server error"
-        assert problem["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
-        assert len(problem["extensions"]["errorId"]) == 16
+        assert problem["extensions"] == {"code": "INTERNAL_SERVER_ERROR", "errorId": logs[0]["error_id"]}
+        assert isinstance(logs[0]["exc_info"], Exception)
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_bug(served: Served) -> None:
+    with capture_logs() as logs:
+        _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+        await writer.drain()
+        await post(served, {"query": "{ actor }"})
+        writer.close()
+        await post(served, {"query": "{ actor }"})
+        await served.server.shutdown()
+    assert logs == []
 
 
 async def test_half_a_surrogate_pair_is_replaced(served: Served) -> None:
