@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 from filelock import FileLock, Timeout
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, event, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -105,6 +105,11 @@ class Database:
         """One transaction (READ COMMITTED, or SQLite's only writer): committed on leaving, rolled back on any exception."""
         async with self._writer.begin() as connection:
             yield connection
+
+    async def check(self) -> None:
+        """Raises DatabaseError when the database does not answer."""
+        async with self.read() as connection:
+            await connection.execute(select(1))
 
     async def close(self) -> None:
         await self._readers.dispose()

@@ -68,11 +68,11 @@ def _ending(answer: StreamedResponse, incoming: Incoming) -> Iterator[ModelEvent
         return
     if refusal := details.get("refusal"):
         yield from incoming.text(refusal)
-    stop_reason = STOP_REASONS.get(reason, StopReason.END_TURN)
+    stop_reason, closing = STOP_REASONS.get(reason, StopReason.END_TURN), list(incoming.close())
     if stop_reason is StopReason.END_TURN and not incoming.answered:
         yield Failed(RunError(RunErrorType.LLM_EMPTY_RESPONSE, "The model answered with neither text nor a tool call."), usage)
         return
-    yield from incoming.close()
+    yield from closing
     yield Finished(usage, stop_reason)
 
 

@@ -149,7 +149,7 @@ class Incoming:
     def _end_current(self) -> Iterator[ModelEvent]:
         if (current := self._current) is None:
             return
-        if rest := "":
+        if rest := current.joiner.flush():
             yield from self._shown(current, rest)
         self._current = None
         match current:

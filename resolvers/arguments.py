@@ -42,6 +42,13 @@ def optional_number(argument: str, value: N | None, low: N, high: N) -> N | None
     return None if value is None else number(argument, value, low, high)
 
 
+def amount(argument: str, held: int, what: str, low: int, high: int) -> int:
+    """How many items or characters something holds."""
+    if not low <= held <= high:
+        raise BadUserInput(argument, f"must hold {low} to {high} {what}, not {held}")
+    return held
+
+
 def position(argument: str, value: int | None) -> int | None:
     """A place in a conversation's log."""
     if value is not None and value < 0:

@@ -19,9 +19,12 @@ import orjson
 from db.paging import Key, Page, Window
 from resolvers.arguments import BadUserInput, number
 from schema.connections import Connection, Edge, PageArguments, PageInfo
+from schema.conversations import ConversationOrder
+from schema.enums import ConversationOrderField, OrderDirection
 from vocabulary.text import storable
 
 DEFAULT_PAGE_SIZE = 50
+NEWEST_FIRST = ConversationOrder(field=ConversationOrderField.CREATED_AT, direction=OrderDirection.DESC)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -103,8 +106,8 @@ def _fits(part: KeyPart, value: Any) -> bool:
 
 
 def _value(part: KeyPart, value: Any) -> Any:
-    is_time = part in (KeyPart.TIME, KeyPart.TIME_OR_NULL) and value is not None
-    return _EPOCH + value * _MICROSECOND if is_time else value
+    is_time = part in (KeyPart.TIME, KeyPart.TIME_OR_NULL)
+    return _EPOCH + value * _MICROSECOND if is_time and value is not None else value
 
 
 def _microseconds(instant: datetime) -> int:
@@ -118,8 +121,9 @@ def agents_scope(tenant: str) -> Scope:
     return Scope(tenant, "Query.agents", "", (KeyPart.TIME, KeyPart.TEXT))
 
 
-def conversations_scope(tenant: str, order: str, *, nullable: bool) -> Scope:
-    return Scope(tenant, f"Query.conversations {order}", "", (KeyPart.TIME_OR_NULL if nullable else KeyPart.TIME, KeyPart.TEXT))
+def conversations_scope(tenant: str, order: ConversationOrder) -> Scope:
+    time = KeyPart.TIME if order.field is ConversationOrderField.CREATED_AT else KeyPart.TIME_OR_NULL
+    return Scope(tenant, f"Query.conversations {order.field.value} {order.direction.value}", "", (time, KeyPart.TEXT))
 
 
 def agent_conversations_scope(tenant: str, agent_id: str) -> Scope:

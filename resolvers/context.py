@@ -4,8 +4,11 @@ The relations that the types in `schema/` ask for are answered here: arguments a
 lookup is within the viewer's tenant; what is another's does not exist.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import TypeVar, final
+
+from strawberry import ID
 
 from db import conversations as conversation_rows
 from db import events
@@ -26,6 +29,7 @@ from schema.agents import Agent, AgentRelations, Block
 from schema.connections import PageArguments
 from schema.conversations import Conversation, ConversationConnection, ConversationRelations
 from schema.messages import Message, MessageConnection, MessageFilter, MessageRelations
+from schema.nodes import Node
 from schema.runs import Run, RunConnection, RunRelations, Step
 from schema.server import Viewer
 from schema.stream import ConversationEventPage
@@ -36,7 +40,7 @@ from vocabulary.events import DeltaMode, Event, Item
 from vocabulary.ids import Noun, noun_of
 from vocabulary.runs import RunStatus
 
-NEWEST_FIRST = conversation_rows.order_by(conversation_rows.ConversationOrderField.CREATED_AT, descending=True)
+_NEWEST_FIRST = conversation_rows.order_by(conversation_rows.ConversationOrderField.CREATED_AT, descending=True)
 
 _MAX_EVENTS = 1000
 _EVENTS_READ_AT_ONCE = 500
@@ -87,7 +91,7 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
 
     # ---- by id
 
-    async def node_by_id(self, id_: str) -> Agent | Block | Conversation | Message | Run | None:
+    async def node_by_id(self, id_: str) -> Node | None:
         match noun_of(id_):
             case Noun.AGENT:
                 return await self.find_agent(id_)
@@ -101,6 +105,9 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
                 return await self.run_by_id(id_)
             case _:
                 return None
+
+    async def nodes_by_ids(self, ids: list[ID]) -> list[Node | None]:
+        return await asyncio.gather(*map(self.node_by_id, ids))
 
     async def find_agent(self, id_: str) -> Agent | None:
         row = await self.loaders.agents.load(id_) if well_formed(id_, Noun.AGENT) else None
@@ -142,7 +149,7 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
 
     async def conversations_of_agent(self, agent_id: str, page: PageArguments) -> ConversationConnection:
         scope = agent_conversations_scope(self.viewer.tenant, agent_id)
-        asked = ConversationsAsked(NEWEST_FIRST, window_of(page, scope, max_page_size=self.limits.max_page_size))
+        asked = ConversationsAsked(_NEWEST_FIRST, window_of(page, scope, max_page_size=self.limits.max_page_size))
         rows = await self.loaders.conversations_of_agent.load(Of(agent_id, asked))
 
         async def count() -> int:

@@ -7,12 +7,13 @@ the operation says that time has passed: between mutations, and between the even
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from strawberry.dataloader import DataLoader
 
 from db import agents, conversations, messages, runs
 from db.engine import AsyncConnection, Database
+from db.messages import Filter
 from db.paging import KeysetOrder, Page, Window
 from vocabulary.conversations import Agent, Block, Conversation
 from vocabulary.messages import Message
@@ -46,7 +47,7 @@ class Of(Generic[A]):
 
 @dataclass(frozen=True, slots=True)
 class MessagesAsked:
-    only: messages.Filter
+    only: Filter
     window: Window
 
 
@@ -142,7 +143,7 @@ class Loaders:
     # ---- counts by parent
 
     @cached_property
-    def history_counts(self) -> DataLoader[Of[messages.Filter], int]:
+    def history_counts(self) -> DataLoader[Of[Filter], int]:
         return self._by_parent(messages.counts, int, _MOST_IDS)
 
     @cached_property
@@ -199,5 +200,5 @@ def _grouped(things: Iterable[R], by: Callable[[R], A]) -> dict[A, list[R]]:
     return groups
 
 
-def _no_page() -> Page[R]:
+def _no_page() -> Page[Any]:
     return Page((), has_next=False, has_previous=False)

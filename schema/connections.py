@@ -56,4 +56,8 @@ class PageArguments:
 
     @classmethod
     def given(cls, first: int | None, after: str | None, last: int | None, before: str | None) -> "PageArguments":
-        return cls(*(None if value is UNSET else value for value in (first, after, last, before)))  # type: ignore
+        return cls(_given(first), _given(after), _given(last), _given(before))
+
+
+def _given(value: T | None) -> T | None:
+    return None if value is UNSET else value

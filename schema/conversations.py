@@ -45,7 +45,7 @@ class Conversation(Node):
     agent_id: strawberry.Private[str]
     forked_from_id: strawberry.Private[str | None]
 
-    @strawberry.field(description="The agent that answers.", graphql_type=LazyType("Agent", "schema.agents"))
+    @strawberry.field(description="The agent that answers.", graphql_type=LazyType[str, str]("Agent", "schema.agents"))
     async def agent(self, info: strawberry.Info[ConversationRelations, None]) -> object:
         return await info.context.agent_by_id(self.agent_id)
 
@@ -54,7 +54,7 @@ class Conversation(Node):
         return None if self.forked_from_id is None else await info.context.fork_origin(self.forked_from_id)
 
     @strawberry.field(description="Its history, oldest first; without `first` and `last` the oldest 50. A chat asks for `last`.")
-    async def messages(  # noqa: PLR0913
+    async def messages(
         self,
         info: strawberry.Info[ConversationRelations, None],
         first: First = UNSET,
@@ -66,7 +66,7 @@ class Conversation(Node):
         return await info.context.messages_of(self, PageArguments.given(first, after, last, before), filter or None)
 
     @strawberry.field(description="Its runs, oldest first; those that are QUEUED are its queue.")
-    async def runs(  # noqa: PLR0913
+    async def runs(
         self,
         info: strawberry.Info[ConversationRelations, None],
         first: First = UNSET,
@@ -84,13 +84,15 @@ class Conversation(Node):
 
     @strawberry.field(
         description="Its log over plain HTTP, for catching up and as a fallback for subscriptions.",
-        graphql_type=LazyType("ConversationEventPage", "schema.stream"),
+        graphql_type=LazyType[str, str]("ConversationEventPage", "schema.stream"),
     )
     async def events(
         self,
         info: strawberry.Info[ConversationRelations, None],
         after: Annotated[int | None, strawberry.argument(description="Only what happened after this position.")] = 0,
-        first: Annotated[int | None, strawberry.argument(description="At most so many items, from 1 to 1000, counted after merging.")] = 100,
+        first: Annotated[
+            int | None, strawberry.argument(description="At most so many items, from 1 to 1000, counted after merging.")
+        ] = 100,
         deltas: Annotated[DeltaMode | None, strawberry.argument(description="How messages in progress are shown.")] = DeltaMode.COALESCED,
     ) -> object:
         return await info.context.events_of(self.id, after=after, first=first, deltas=deltas)

@@ -82,7 +82,7 @@ class SendMessageInput:
     conversation_id: strawberry.ID = strawberry.field(description="Where to send them.")
     messages: list[MessageInput] = strawberry.field(description="From 1 to 100 messages, answered together.")
     idempotency_key: str | None = strawberry.field(
-        description="Makes a retry safe: the same key with the same input gives the first run again, with another input IDEMPOTENCY_CONFLICT."
+        description="Makes a retry safe: the same key with the same input gives the first run again, with another IDEMPOTENCY_CONFLICT."
     )
     group_id: strawberry.ID | None = strawberry.field(description="Groups this exchange; the run's messages inherit it.")
     when_busy: BusyPolicy | None = strawberry.field(description="What to do while an earlier run is not over.", default=BusyPolicy.ENQUEUE)

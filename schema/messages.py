@@ -48,7 +48,9 @@ class Message(Node):
     sequence: int = strawberry.field(description="The position in the conversation's log at which this state is true.")
     created_at: datetime = strawberry.field(description="When it was first announced.")
 
-    @strawberry.field(description="The run it belongs to, as input or as output.", graphql_type=LazyType("Run", "schema.runs") | None)
+    @strawberry.field(
+        description="The run it belongs to, as input or as output.", graphql_type=LazyType[str, str]("Run", "schema.runs") | None
+    )
     async def run(self, info: strawberry.Info[MessageRelations, None]) -> object | None:
         return None if self.run_id is None else await info.context.run_by_id(self.run_id)
 

@@ -62,7 +62,7 @@ class Run(Node):
     completed_at: datetime | None = strawberry.field(description="When it ended; null while it has not.")
     time_to_first_token_ms: int | None = strawberry.field(description="Milliseconds from its start to the model's first word.")
 
-    @strawberry.field(description="The conversation it works in.", graphql_type=LazyType("Conversation", "schema.conversations"))
+    @strawberry.field(description="The conversation it works in.", graphql_type=LazyType[str, str]("Conversation", "schema.conversations"))
     async def conversation(self, info: strawberry.Info[RunRelations, None]) -> object:
         return await info.context.conversation_by_id(self.conversation_id)
 

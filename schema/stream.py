@@ -32,7 +32,9 @@ class MessageDelta:
     tool_call_id: strawberry.ID | None = strawberry.field(description="Set: the arguments of this tool call grow, not the message's text.")
 
 
-@strawberry.type(description="A message in its final state, which replaces whatever deltas have built. One written whole comes as this alone.")
+@strawberry.type(
+    description="A message in its final state, which replaces whatever deltas have built. One written whole comes as this alone."
+)
 class MessageCompleted:
     message: Message = strawberry.field(description="The whole message.")
     message_edge: MessageEdge | None = strawberry.field(description="Its edge in `Conversation.messages`.")
@@ -66,7 +68,9 @@ class CaughtUp:
     head_sequence: int = strawberry.field(description="The last position of the log at this moment.")
 
 
-@strawberry.type(description="What you hold no longer matches the conversation: discard it, query again, go on after `headSequence`. Not stored.")
+@strawberry.type(
+    description="What you hold no longer matches the conversation: discard it, query again, go on after `headSequence`. Not stored."
+)
 class StreamReset:
     reason: ResetReason = strawberry.field(description="Why.")
     head_sequence: int = strawberry.field(description="From where to go on.")

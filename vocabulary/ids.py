@@ -21,6 +21,9 @@ class Noun(StrEnum):
     WORKER = "worker"
 
 
+_NOUNS = {str(noun): noun for noun in Noun}
+
+
 def new_id(noun: Noun) -> str:
     return f"{noun}-{uuid7()}"
 
@@ -28,4 +31,4 @@ def new_id(noun: Noun) -> str:
 def noun_of(identifier: str) -> Noun | None:
     """The noun whose id this could be; None when it has the prefix of none."""
     prefix, _, rest = identifier.partition("-")
-    return Noun(prefix) if rest and prefix in Noun else None
+    return _NOUNS.get(prefix) if rest else None

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -131,6 +131,7 @@ async def test_lone_surrogates_and_nul_are_replaced(provider: Provider, local: M
 
 
 @given(st.lists(st.text(alphabet=st.sampled_from("a\0\ud83d\ude00é😀 "), min_size=1, max_size=5), min_size=1, max_size=5))
+@example(["\ud83d"])
 @examples(max_examples=40, deadline=None)
 async def test_deltas_are_the_storable_text_however_it_is_cut(pieces: list[str]) -> None:
     async with Provider() as provider:

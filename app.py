@@ -1,0 +1,262 @@
+"""`python app.py`: the composition root. What the server is made of stands here once, in the order in which it is built and stopped.
+
+Everything is built here and passed down; nothing else reads the environment or keeps an engine of its own.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, RedirectResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+
+from db.engine import Database, DatabaseError, DatabaseInUse, DatabaseUnusable
+from db.migrate import DatabaseTooNew, upgrade
+from llm.endpoints import CompatibleServer, ServedModel
+from llm.registry import ModelNotFound, ModelRegistry
+from resolvers.build import build_schema
+from resolvers.context import Limits, RequestContext
+from resolvers.viewer import UnusableName, unproven_viewer
+from runs.dispatch import LocalDispatcher
+from runs.engine import Engine
+from runs.tools import ToolRegistry, current_time
+from runs.worker import Worker, WorkerLimits
+from settings import Settings, SettingsError
+from streams.bus import MemoryBus
+from streams.hub import Hub, HubLimits
+from streams.log import Log
+from streams.reader import Reader
+from transports import explorer
+from transports.endpoint import Endpoint
+from transports.outcome import Refused
+from transports.sockets import Sockets
+from transports.terms import Terms
+
+VERSION = "0.1.0"
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parley:
+    """A running server without its port: the ASGI application, and how to tell all clients that it is about to stop."""
+
+    application: Starlette
+    drain: Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def composed(settings: Settings) -> AsyncGenerator[Parley]:
+    """Everything one process is made of, started. On leaving, runs are handed over and the database is closed."""
+    database = Database.open(settings.database_url)
+    models = _models(settings)
+    try:
+        models.resolve(settings.default_model)
+        await upgrade(database)
+        bus = MemoryBus()
+        dispatcher = LocalDispatcher()
+        engine = Engine(
+            database=database,
+            log=Log(database, bus, utc_now),
+            dispatcher=dispatcher,
+            models=models,
+            tools=ToolRegistry([current_time(utc_now)]),
+            clock=utc_now,
+            default_model=settings.default_model,
+            max_attempts=settings.max_attempts,
+        )
+        hub = Hub(database, bus, HubLimits())
+        reader = Reader(hub, database, max_replay=settings.max_replay, clock=utc_now)
+        worker = Worker(engine, WorkerLimits(sole=True, lease_s=settings.lease_s, delta_retention_s=settings.delta_retention_s))
+        dispatcher.serve(worker.advance_soon)
+        async with asyncio.TaskGroup() as machines:
+            running = [machines.create_task(hub.run(), name="hub"), machines.create_task(worker.run(), name="worker")]
+            await worker.ready.wait()
+            try:
+                yield _parley(settings, engine, reader)
+            finally:
+                for machine in running:
+                    machine.cancel()
+    finally:
+        await models.aclose()
+        await database.close()
+
+
+def _parley(settings: Settings, engine: Engine, reader: Reader) -> Parley:
+    limits = Limits(
+        version=VERSION,
+        max_page_size=settings.max_page_size,
+        max_replay=settings.max_replay,
+        delta_retention_s=settings.delta_retention_s,
+    )
+
+    async def context_of(connection: HTTPConnection, params: Mapping[str, Any] | None) -> RequestContext:
+        try:
+            viewer = unproven_viewer(connection.headers, params)
+        except UnusableName as error:
+            raise Refused("UNAUTHENTICATED", str(error)) from None
+        return RequestContext(viewer=viewer, engine=engine, reader=reader, limits=limits)
+
+    terms = Terms(
+        schema=build_schema(),
+        context_of=context_of,
+        allowed_origins=settings.cors_origins,
+        max_operations_per_socket=limits.max_subscriptions_per_connection,
+    )
+    sockets = Sockets(terms)
+    endpoint = Endpoint(terms, sockets=sockets, page=explorer.page())
+
+    async def drain() -> None:
+        reader.drain()
+        await sockets.drain()
+
+    return Parley(application=_application(settings, endpoint, engine.database), drain=drain)
+
+
+def _application(settings: Settings, endpoint: Endpoint, database: Database) -> Starlette:
+    async def alive(_request: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_request: Request) -> JSONResponse:
+        try:
+            await database.check()
+        except DatabaseError:
+            return JSONResponse({"status": "unavailable", "database": "unreachable"}, status_code=503)
+        return JSONResponse({"status": "ok"})
+
+    async def home(_request: Request) -> RedirectResponse:
+        return RedirectResponse("/graphql")
+
+    routes = [
+        Route("/", home),
+        Route("/healthz", alive),
+        Route("/readyz", ready),
+        Route("/graphql", endpoint),
+        WebSocketRoute("/graphql", endpoint),
+        Mount("/graphql/assets", explorer.assets()),
+    ]
+    cors = Middleware(CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
+    return Starlette(routes=routes, middleware=[cors])
+
+
+def _models(settings: Settings) -> ModelRegistry:
+    keys = {"openai": settings.openai_api_key, "anthropic": settings.anthropic_api_key, "google": settings.google_api_key}
+    servers = {
+        name: CompatibleServer(
+            base_url=provider.base_url,
+            api_key=provider.api_key.get_secret_value() if provider.api_key else None,
+            models={model: ServedModel(context_window=told.context_window) for model, told in provider.models.items()},
+        )
+        for name, provider in settings.providers.items()
+    }
+    return ModelRegistry(
+        api_keys={provider: key.get_secret_value() for provider, key in keys.items() if key is not None},
+        servers=servers,
+        demo_delay_ms=settings.demo_delay_ms,
+    )
+
+
+class Server(uvicorn.Server):
+    """Drains before it waits: who waits for a run is answered, and every socket is told to come back.
+
+    A signal is a request to stop and no more: uvicorn would raise it once again behind a server that has stopped in good order.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        loop = asyncio.get_running_loop()
+        for signal_ in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signal_, self.handle_exit, signal_, None)
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._drain()
+        await super().shutdown(sockets)
+
+
+async def serve(settings: Settings, listener: socket.socket) -> None:
+    """Until SIGINT or SIGTERM."""
+    async with composed(settings) as parley:
+        config = uvicorn.Config(
+            parley.application,
+            ws="websockets-sansio",
+            ws_per_message_deflate=False,
+            ws_max_size=1 << 20,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+        # What was made so far stays; collecting it again and again would only add pauses between tokens.
+        gc.collect()
+        gc.freeze()
+        host, port = listener.getsockname()[:2]
+        sys.stderr.write(f"Parley is at http://{f'[{host}]' if ':' in host else host}:{port}/graphql\n")
+        await Server(config, parley.drain).serve(sockets=[listener])
+
+
+class CannotListen(Exception):
+    """The port is taken, or the address is none of this machine's."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on HOST {host}, PORT {port}: {error.strerror}") from None
+    return listener
+
+
+REFUSALS = (SettingsError, CannotListen, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, ModelNotFound)
+
+
+def _log_to_stderr(level: str) -> None:
+    """Ours at the level that was asked for; the libraries' only when something is wrong. No values of variables in tracebacks."""
+    logging.basicConfig(level=max(logging.getLevelNamesMapping()[level], logging.WARNING), format="%(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def main() -> None:
+    try:
+        settings = Settings.from_environment(os.environ)
+        _log_to_stderr(settings.log_level)
+        with listen(settings.host, settings.port) as listener:
+            asyncio.run(serve(settings, listener))
+    except REFUSALS as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

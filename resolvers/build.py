@@ -1,0 +1,39 @@
+"""The roots, the types and the rules of the server made into one executable schema."""
+
+import strawberry
+from graphql import GraphQLError
+from strawberry.extensions import AddValidationRules, MaxTokensLimiter, ParserCache
+from strawberry.schema.config import StrawberryConfig
+from strawberry.types.execution import ExecutionContext
+
+from resolvers.complexity import MAX_TOKENS, DepthRule
+from resolvers.mutation import Mutation
+from resolvers.problems import CodedValidation, coded
+from resolvers.query import Query
+from resolvers.subscription import Subscription
+from schema.messages import MESSAGE_TYPES
+from schema.scalars import SCALARS
+
+
+class CodedSchema(strawberry.Schema):
+    """Every error leaves it with a code."""
+
+    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:  # noqa: ARG002
+        errors[:] = map(coded, errors)
+
+
+def build_schema() -> strawberry.Schema:
+    return CodedSchema(
+        query=Query,
+        mutation=Mutation,
+        subscription=Subscription,
+        types=MESSAGE_TYPES,
+        config=StrawberryConfig(scalar_map=SCALARS),
+        # The rule must be the same class each time: the cache of validated documents is keyed by it.
+        extensions=[
+            lambda: MaxTokensLimiter(MAX_TOKENS),
+            lambda: AddValidationRules([DepthRule]),
+            ParserCache,
+            CodedValidation,
+        ],
+    )

@@ -1,0 +1,100 @@
+"""What must be true of every conversation's log, whatever happened to it, and short ways to ask a log what a test wants to know."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from db import runs
+from tests.rig import Rig
+from vocabulary.events import Event, MessageCompleted, MessageDelta, MessageStarted, RunChanged, ToolCallChanged
+from vocabulary.messages import Message, MessageStatus, MessageType, ToolCallBody, ToolReturnBody
+from vocabulary.runs import TERMINAL_STATUSES, RunStatus, Step
+from vocabulary.text import utf16_length
+
+Text = tuple[str, str | None]
+"""A message, or a tool call in it: what deltas grow."""
+
+
+async def checked(rig: Rig, conversation_id: str) -> list[Event]:
+    """The whole log, after a look at everything that must hold of it and of the rows beside it. For conversations at rest."""
+    events, history = await rig.stored(conversation_id), await rig.history(conversation_id)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert (await rig.read(conversation_id)).head_sequence == len(events)
+    assert [message.ordinal for message in history] == list(range(1, len(history) + 1))
+    _texts_are_what_the_log_says(events, history)
+    _messages_start_and_end_once(events, history)
+    _runs_end_once(events)
+    _calls_are_answered(history)
+    return events
+
+
+def _texts_are_what_the_log_says(events: Iterable[Event], history: Iterable[Message]) -> None:
+    grown = texts(events)
+    for message in history:
+        if message.type in (MessageType.ASSISTANT, MessageType.REASONING):
+            assert grown.pop((message.id, None), "") == message.text
+        elif message.type is MessageType.TOOL_CALL and isinstance(message.body, ToolCallBody):
+            for call in message.body.tool_calls:
+                assert grown.pop((message.id, call.id), "") == call.arguments_text
+    assert grown == {}
+
+
+def texts(events: Iterable[Event]) -> dict[Text, str]:
+    """Deltas put together; each begins where the one before it ended."""
+    grown: dict[Text, str] = defaultdict(str)
+    for event in events:
+        if isinstance(delta := event.payload, MessageDelta):
+            key = (delta.message_id, delta.tool_call_id)
+            assert delta.offset == utf16_length(grown[key])
+            grown[key] += delta.text
+    return dict(grown)
+
+
+def _messages_start_and_end_once(events: Iterable[Event], history: Iterable[Message]) -> None:
+    started = [event.payload.message.id for event in events if isinstance(event.payload, MessageStarted)]
+    completed = [event.payload.message.id for event in events if isinstance(event.payload, MessageCompleted)]
+    assert len(set(started)) == len(started)
+    assert sorted(completed) == sorted(message.id for message in history)
+    assert set(started) <= set(completed)
+
+
+def _runs_end_once(events: Sequence[Event]) -> None:
+    of_runs = sorted((event for event in events if event.run_id is not None), key=lambda event: event.run_id or "")
+    for run_id, told in groupby(of_runs, key=lambda event: event.run_id):
+        statuses = [event.payload.status for event in told if isinstance(event.payload, RunChanged)]
+        assert statuses[0] is RunStatus.QUEUED, run_id
+        assert [status in TERMINAL_STATUSES for status in statuses] == [False] * (len(statuses) - 1) + [True], (run_id, statuses)
+    last = {event.run_id: event for event in events if event.run_id is not None}
+    assert all(isinstance(event.payload, RunChanged) and event.payload.status in TERMINAL_STATUSES for event in last.values())
+
+
+def _calls_are_answered(history: Iterable[Message]) -> None:
+    called, answered = list[str](), list[str]()
+    for message in history:
+        if message.type is MessageType.TOOL_CALL and message.status is MessageStatus.COMPLETED and isinstance(message.body, ToolCallBody):
+            called += [call.id for call in message.body.tool_calls]
+        elif isinstance(message.body, ToolReturnBody):
+            answered += [item.tool_call_id for item in message.body.tool_returns]
+    assert answered == called
+
+
+# ---- questions
+
+
+def statuses(events: Iterable[Event], run_id: str) -> list[RunStatus]:
+    return [event.payload.status for event in events if event.run_id == run_id and isinstance(event.payload, RunChanged)]
+
+
+def call_states(events: Iterable[Event]) -> list[str]:
+    return [event.payload.tool_call.state for event in events if isinstance(event.payload, ToolCallChanged)]
+
+
+def only(history: Iterable[Message], kind: MessageType) -> Message:
+    """The one message of this kind."""
+    [found] = [message for message in history if message.type is kind]
+    return found
+
+
+async def steps(rig: Rig, run_id: str) -> list[Step]:
+    async with rig.database.read() as connection:
+        return await runs.steps_of(connection, [run_id])

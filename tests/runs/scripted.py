@@ -1,0 +1,88 @@
+"""Models that say what a test tells them, when it tells them, and a registry that knows them beside the demo's."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+
+from llm.model import (
+    Delta,
+    Failed,
+    Finished,
+    Model,
+    ModelEvent,
+    ModelRequest,
+    ReasoningEnded,
+    ReasoningStarted,
+    TextEnded,
+    TextStarted,
+    ToolCallEnded,
+    ToolCallStarted,
+)
+from llm.registry import ModelRegistry
+from vocabulary.messages import ReasoningBody
+from vocabulary.runs import RunError, RunErrorType, StopReason, Usage
+
+USAGE = Usage(input_tokens=3, output_tokens=2, requests=1)
+
+Cue = ModelEvent | asyncio.Event | BaseException
+"""What a script holds: an event is said, a gate is waited for, an exception is raised."""
+
+
+def text(*pieces: str, index: int = 0) -> list[Cue]:
+    return [TextStarted(index), *(Delta(index, piece) for piece in pieces), TextEnded(index)]
+
+
+def reasoning(*pieces: str, index: int = 0) -> list[Cue]:
+    return [ReasoningStarted(index), *(Delta(index, piece) for piece in pieces), ReasoningEnded(index, ReasoningBody(signature="signed"))]
+
+
+def call(name: str, *arguments: str, index: int = 0) -> list[Cue]:
+    return [ToolCallStarted(index, name, f"given-{index}"), *(Delta(index, piece) for piece in arguments), ToolCallEnded(index)]
+
+
+def finished(stop_reason: StopReason = StopReason.END_TURN) -> list[Cue]:
+    return [Finished(USAGE, stop_reason)]
+
+
+def failed(kind: RunErrorType = RunErrorType.LLM_ERROR) -> list[Cue]:
+    return [Failed(RunError(kind, "It broke."), USAGE)]
+
+
+class Scripted:
+    """One script per call, in their order; with none left it says "Done.". `requests`: what it was asked. `left`: set when a caller hung up."""
+
+    def __init__(self, *scripts: Sequence[Cue], handle: str = "test/scripted") -> None:
+        self._handle = handle
+        self._scripts = deque(scripts)
+        self.requests: list[ModelRequest] = []
+        self.left = asyncio.Event()
+
+    @property
+    def handle(self) -> str:
+        return self._handle
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent]:
+        self.requests.append(request)
+        try:
+            for cue in self._scripts.popleft() if self._scripts else [*text("Done."), *finished()]:
+                match cue:
+                    case asyncio.Event():
+                        await cue.wait()
+                    case BaseException():
+                        raise cue
+                    case _:
+                        yield cue
+        except (asyncio.CancelledError, GeneratorExit):
+            self.left.set()
+            raise
+
+
+class Models(ModelRegistry):
+    """These, and what every registry has."""
+
+    def __init__(self, *mine: Model) -> None:
+        super().__init__(demo_delay_ms=0)
+        self._mine = {model.handle: model for model in mine}
+
+    def resolve(self, handle: str) -> Model:
+        return self._mine.get(handle) or super().resolve(handle)
