@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Subquery, cast, column, func, select
+from sqlalchemy import JSON, BigInteger, ColumnElement, Subquery, cast, column, func, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -56,7 +56,9 @@ class json_rows(FunctionElement[Any]):  # noqa: N801
 
 @compiles(json_rows, "sqlite")
 def _json_rows_sqlite(element: json_rows, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"json_group_array(json_array({compiler.process(element.clauses, **kw)}))"
+    # A JSON column is text to SQLite, which json_array would quote.
+    items = [(compiler.process(item, **kw), isinstance(item.type, JSON)) for item in element.clauses]
+    return f"json_group_array(json_array({', '.join(f'json({sql})' if is_json else sql for sql, is_json in items)}))"
 
 
 @compiles(json_rows, "postgresql")

@@ -225,7 +225,8 @@ async def test_a_call_cut_in_its_arguments_is_left_open(provider: Provider, loca
 @pytest.mark.parametrize("stall_after", [0, 3])
 async def test_a_silent_provider_is_given_up(provider: Provider, impatient: Model, stall_after: int) -> None:
     provider.script(Answer(text=["one ", "two ", "three"], stall_after=stall_after))
-    answered = await answer(impatient, request("hi"))
+    async with asyncio.timeout(5):
+        answered = await answer(impatient, request("hi"))
     assert answered.text == ("one two " if stall_after else "")
     assert answered.failed.error.type is RunErrorType.LLM_TIMEOUT
     await provider.until(lambda: len(provider.disconnects) == 1)

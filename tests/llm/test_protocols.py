@@ -240,6 +240,12 @@ async def test_claude_gets_its_thoughts_back_signed_and_the_error_marked(provide
     assert body["max_tokens"] == 4_000
 
 
+async def test_reasoning_that_led_to_nothing_is_not_sent(provider: Provider, registry: ModelRegistry) -> None:
+    thought = ReasoningTurn("hm", ReasoningBody(signature="signed", provider_name="anthropic"))
+    await asked(provider, registry, "anthropic/claude-haiku-5-5", Events(of=ANTHROPIC), "hi", thought, "still there?")
+    assert "hm" not in str(provider.requests[-1].body["messages"])
+
+
 async def test_gpt_gets_its_reasoning_back_sealed_and_nothing_is_kept_there(provider: Provider, registry: ModelRegistry) -> None:
     body = await answered_return(provider, registry, "openai/gpt-5-mini")
     assert provider.requests[-1].path == "/v1/responses"

@@ -16,7 +16,7 @@ async def served() -> AsyncGenerator[Served]:
         schema=schema,
         context_of=world.context_of,
         allowed_origins=("https://friend.example",),
-        max_request_bytes=64 * 1024,
+        max_request_bytes=16 * 1024,
         max_operations_per_socket=3,
     )
     async with serving(world, terms) as served:

@@ -22,7 +22,7 @@ REJECTED = [
     ({"query": "query A { actor }", "operationName": "B"}, "BAD_USER_INPUT"),
     ({"query": "fragment F on Query { actor }"}, "BAD_USER_INPUT"),
     ({"query": ""}, "BAD_USER_INPUT"),
-    ({"query": "{a" * 10_000}, "GRAPHQL_PARSE_FAILED"),
+    ({"query": "{a" * 4_000}, "GRAPHQL_PARSE_FAILED"),
 ]
 
 
@@ -103,13 +103,13 @@ async def test_another_content_type_is_refused(served: Served, content_type: str
 
 
 async def test_a_body_over_the_limit_is_refused(served: Served) -> None:
-    response = await post(served, {"query": "{ actor }", "variables": {"x": "x" * 70_000}})
+    response = await post(served, {"query": "{ actor }", "variables": {"x": "x" * 20_000}})
     assert code(response, 413) == "BAD_USER_INPUT"
 
 
 async def test_a_body_over_the_limit_is_refused_when_its_length_is_not_announced(served: Served) -> None:
     async def chunks() -> AsyncGenerator[bytes]:
-        for _ in range(70):
+        for _ in range(20):
             yield b" " * 1000
 
     response = await served.http.post("/graphql", content=chunks(), headers={"content-type": JSON})

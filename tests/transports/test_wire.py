@@ -5,6 +5,8 @@ import base64
 import os
 import socket
 
+from structlog.testing import capture_logs
+
 from tests.transports.counting import World, schema
 from tests.transports.serving import DEADLINE_S, Served, serving
 from transports.terms import Terms
@@ -55,6 +57,19 @@ async def test_a_client_that_does_not_read_can_be_drained(served: Served) -> Non
             await served.sockets.drain()
         assert served.world.counters["a"].ended.is_set()
         client.connection.transport.abort()
+
+
+async def test_a_socket_that_is_closed_below_us_while_we_send_is_no_bug(served: Served) -> None:
+    with capture_logs() as logs:
+        async with served.ready() as client:
+            await client.subscribe("a", FLOOD, variables={"times": 1_000_000, "size": 10})
+            await client.receive()
+            await client.send({"too much": "x" * 20_000})
+            assert (await client.closed())[0] == 1009
+        async with asyncio.timeout(DEADLINE_S):
+            await served.sockets.drain()
+    assert served.world.counters["a"].ended.is_set()
+    assert logs == []
 
 
 async def test_a_client_that_answers_no_ping_is_cut_off_without_a_verdict() -> None:
