@@ -79,8 +79,9 @@ async def save(connection: AsyncConnection, head: Head) -> None:
 
 
 async def positions(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, int]:
-    query = select(heads.c.conversation_id, heads.c.head_sequence).where(heads.c.conversation_id.in_(list(conversation_ids)))
-    return {row.conversation_id: row.head_sequence for row in await connection.execute(query)}
+    """One statement, the same for any number of conversations."""
+    result = await connection.execute(_POSITIONS, {"ids": [[id_] for id_ in conversation_ids]})
+    return {row.conversation_id: row.head_sequence for row in result}
 
 
 async def write_numbers(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, tuple[str | None, int, int]]:
@@ -112,6 +113,8 @@ async def release(connection: AsyncConnection, conversation_ids: Iterable[str]) 
     await connection.execute(update(heads).where(heads.c.conversation_id.in_(list(conversation_ids))).values(let_go))
 
 
+_ids = batch(bindparam("ids", type_=Json), {"conversation_id": Identifier}, name="ids")
+_POSITIONS = select(heads.c.conversation_id, heads.c.head_sequence).join(_ids, heads.c.conversation_id == _ids.c.conversation_id)
 _claims = batch(bindparam("claims", type_=Json), _CLAIM_COLUMNS, name="claims")
 _held = (
     (heads.c.conversation_id == _claims.c.conversation_id)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import structlog
 
 from vocabulary.messages import ToolCall, ToolReturn, ToolReturnStatus, ToolSource
+from vocabulary.text import storable
 
 log = structlog.get_logger()
 
@@ -49,11 +50,11 @@ async def answer(call: ToolCall, tool: ServerTool | None) -> ToolReturn:
     except Exception as error:
         log.warning("a tool failed", tool=call.name, exc_info=True)
         return error_return(call, f"{type(error).__name__}: {error}")
-    return ToolReturn(tool_call_id=call.id, name=call.name, status=ToolReturnStatus.SUCCESS, output=output)
+    return ToolReturn(tool_call_id=call.id, name=call.name, status=ToolReturnStatus.SUCCESS, output=storable(output))
 
 
 def error_return(call: ToolCall, output: str) -> ToolReturn:
-    return ToolReturn(tool_call_id=call.id, name=call.name, status=ToolReturnStatus.ERROR, output=output)
+    return ToolReturn(tool_call_id=call.id, name=call.name, status=ToolReturnStatus.ERROR, output=storable(output))
 
 
 def current_time(clock: Callable[[], datetime]) -> ServerTool:

@@ -25,11 +25,15 @@ from vocabulary.runs import RunError, RunErrorType, RunStatus, StopReason
 log = structlog.get_logger()
 
 _INSIST_S = 1.0
+_FOREVER_S = 10 * 365 * 24 * 3600.0
+_PRUNED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLimits:
-    """`sole`: this process owns the database, so that every lease found at start is of a process that is gone."""
+    """`sole`: this process owns the database. Every lease found at start is of a process that is gone, and ours needs no heartbeat:
+    not even a machine that sleeps in the middle of an answer loses it.
+    """
 
     sole: bool
     lease_s: float = 15.0
@@ -58,7 +62,8 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as machines:
                 machines.create_task(self._guard(writing), name="writer guard")
-                machines.create_task(self._every(self._limits.lease_s / 3, self._heartbeat), name="heartbeat")
+                if not self._limits.sole:
+                    machines.create_task(self._every(self._limits.lease_s / 3, self._heartbeat), name="heartbeat")
                 machines.create_task(self._every(self._limits.prune_s, self._prune), name="pruner")
                 machines.create_task(self._every(self._limits.reconcile_s, self._reconcile, at_once=True), name="reconciler")
                 self.ready.set()
@@ -79,7 +84,7 @@ class Worker:
         async with self._engine.log.transaction() as transaction:
             if self._limits.sole:
                 await workers.retire_all(transaction.connection)
-            await workers.register(transaction.connection, self.id, self._limits.lease_s)
+            await workers.register(transaction.connection, self.id, _FOREVER_S if self._limits.sole else self._limits.lease_s)
 
     async def _guard(self, writing: asyncio.Task[None]) -> None:
         """The writer must outlive the other machines, to commit the last words of runs; but it must not die before them."""
@@ -179,8 +184,9 @@ class Worker:
         """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction."""
         before = self._engine.clock() - timedelta(seconds=self._limits.delta_retention_s)
         while True:
-            async with self._engine.log.transaction() as transaction:
-                found = await messages.prunable(transaction.connection, before=before, limit=100)
-                await messages.prune(transaction.connection, found)
-            if len(found) < 100:
+            async with self._engine.database.read() as connection:
+                found = await messages.prunable(connection, before=before, limit=_PRUNED_AT_ONCE)
+            if not found:
                 return
+            async with self._engine.log.transaction() as transaction:
+                await messages.prune(transaction.connection, found)

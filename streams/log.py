@@ -5,6 +5,7 @@ Whatever else must wait for the commit (waking a worker) is hung on the same tra
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 
 from db import events, heads
@@ -25,14 +26,16 @@ class Transaction:
         self.appended: list[Event] = []
         self.after_commit: list[Callable[[], None]] = []
         self._heads: dict[str, Head] = {}
+        self._as_locked: dict[str, Head] = {}
 
     async def lock(self, conversation_id: str) -> Head | None:
-        """The head, locked until the end of the transaction, saved at its end; None when there is no such conversation."""
+        """The head, locked until the end of the transaction and saved then if it was changed; None: there is no such conversation."""
         if conversation_id not in self._heads:
             head = await heads.lock(self.connection, conversation_id)
             if head is None:
                 return None
             self._heads[conversation_id] = head
+            self._as_locked[conversation_id] = replace(head)
         return self._heads[conversation_id]
 
     async def create_head(self, conversation_id: str) -> Head:
@@ -51,8 +54,9 @@ class Transaction:
 
     async def settle(self) -> None:
         await events.append(self.connection, self.appended)
-        for head in self._heads.values():
-            await heads.save(self.connection, head)
+        for conversation_id, head in self._heads.items():
+            if head != self._as_locked.get(conversation_id):
+                await heads.save(self.connection, head)
 
 
 class Log:

@@ -43,9 +43,9 @@ def test_unknown_and_empty_variables_are_not_looked_at() -> None:
     ("keys", "model"),
     [
         (["OPENAI_API_KEY"], "openai/gpt-5-mini"),
-        (["ANTHROPIC_API_KEY"], "anthropic/claude-sonnet-4-5"),
-        (["GOOGLE_API_KEY"], "google/gemini-2.5-flash"),
-        (["GOOGLE_API_KEY", "ANTHROPIC_API_KEY"], "anthropic/claude-sonnet-4-5"),
+        (["ANTHROPIC_API_KEY"], "anthropic/claude-sonnet-5-5"),
+        (["GOOGLE_API_KEY"], "google/gemini-3.8-flash"),
+        (["GOOGLE_API_KEY", "ANTHROPIC_API_KEY"], "anthropic/claude-sonnet-5-5"),
     ],
 )
 def test_a_key_chooses_the_default_model(keys: list[str], model: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -65,16 +66,22 @@ class Client:
         return error
 
 
+_counted: ContextVar[list[str] | None] = ContextVar("_counted", default=None)
+
+
 @contextmanager
 def counted_statements() -> Iterator[list[str]]:
-    """Every statement that any connection of this process executes meanwhile."""
+    """Every statement executed by this task meanwhile, and by the tasks it starts; what the engine does in its own is not counted."""
     statements: list[str] = []
 
     def before(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
+        if _counted.get() is statements:
+            statements.append(statement)
 
+    token = _counted.set(statements)
     event.listen(SqlEngine, "before_cursor_execute", before)
     try:
         yield statements
     finally:
         event.remove(SqlEngine, "before_cursor_execute", before)
+        _counted.reset(token)

@@ -17,7 +17,7 @@ from schema.connections import PageArguments
 SCOPE = Scope("tenant", "Query.things", "", (KeyPart.TIME_OR_NULL, KeyPart.TEXT, KeyPart.NUMBER))
 HISTORY = history_scope("tenant", "conv-1")
 
-times = st.datetimes(datetime(1970, 1, 1), timezones=st.just(UTC))
+times = st.datetimes(datetime(1970, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 the zone is added
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200)
 keys = st.tuples(st.none() | times, texts, st.integers(0, 2**31 - 1))
 
@@ -114,5 +114,6 @@ async def test_a_page_becomes_edges_with_their_cursors() -> None:
 
 
 def test_an_empty_page_has_no_cursors() -> None:
-    info = connection_of(Page[str]((), has_next=True, has_previous=False), HISTORY, str.upper, _two).page_info
+    page: Page[str] = Page((), has_next=True, has_previous=False)
+    info = connection_of(page, HISTORY, str.upper, _two).page_info
     assert (info.start_cursor, info.end_cursor, info.has_next_page) == (None, None, True)

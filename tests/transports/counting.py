@@ -106,6 +106,7 @@ class Subscription:
         try:
             for counter.yielded in range(1, times + 1):
                 yield "x" * size
+                await asyncio.sleep(0)  # lets the others run, as sources do that have something to wait for
         finally:
             counter.ended.set()
 

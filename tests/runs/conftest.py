@@ -1,0 +1,30 @@
+"""A provider on loopback, and the whole engine with a registry that knows it as `local`."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from db.engine import Database
+from llm.endpoints import CompatibleServer, Timeouts
+from llm.registry import ModelRegistry
+from tests.provider import Provider
+from tests.rig import Rig, rig
+
+
+@pytest.fixture
+async def provider() -> AsyncGenerator[Provider]:
+    async with Provider() as running:
+        yield running
+
+
+@pytest.fixture
+def patience_s() -> float:
+    """How long the engine waits for the provider's next word; a test that lets it stall takes less."""
+    return 20
+
+
+@pytest.fixture
+async def remote(database: Database, provider: Provider, patience_s: float) -> AsyncGenerator[Rig]:
+    local = CompatibleServer(base_url=provider.base_url, api_key="key-l")
+    async with rig(database, models=ModelRegistry(servers={"local": local}, timeouts=Timeouts(idle_s=patience_s))) as running:
+        yield running
