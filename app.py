@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +24,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Mount, Route, WebSocketRoute
+from uvicorn.loops.auto import auto_loop_factory
 
 from db.engine import Database, DatabaseError, DatabaseInUse, DatabaseUnusable
 from db.migrate import DatabaseTooNew, upgrade
@@ -46,8 +47,11 @@ from transports.endpoint import Endpoint
 from transports.outcome import Refused
 from transports.sockets import Sockets
 from transports.terms import Terms
+from transports.wire import uvicorn_options
 
 VERSION = "0.1.0"
+DRAIN_S = 1.0
+MAX_REQUEST_BYTES = 8 << 20  # a message may be long, and an image may come as a data URI
 
 
 def utc_now() -> datetime:
@@ -118,6 +122,7 @@ def _parley(settings: Settings, engine: Engine, reader: Reader) -> Parley:
         schema=build_schema(),
         context_of=context_of,
         allowed_origins=settings.cors_origins,
+        max_request_bytes=MAX_REQUEST_BYTES,
         max_operations_per_socket=limits.max_subscriptions_per_connection,
     )
     sockets = Sockets(terms)
@@ -125,7 +130,9 @@ def _parley(settings: Settings, engine: Engine, reader: Reader) -> Parley:
 
     async def drain() -> None:
         reader.drain()
-        await sockets.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await sockets.drain()
 
     return Parley(application=_application(settings, endpoint, engine.database), drain=drain)
 
@@ -200,13 +207,11 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     async with composed(settings) as parley:
         config = uvicorn.Config(
             parley.application,
-            ws="websockets-sansio",
-            ws_per_message_deflate=False,
-            ws_max_size=1 << 20,
             lifespan="off",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=1,
+            **uvicorn_options(MAX_REQUEST_BYTES),
         )
         # What was made so far stays; collecting it again and again would only add pauses between tokens.
         gc.collect()
@@ -222,8 +227,8 @@ class CannotListen(Exception):
 
 def listen(host: str, port: int) -> socket.socket:
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
@@ -252,8 +257,8 @@ def main() -> None:
     try:
         settings = Settings.from_environment(os.environ)
         _log_to_stderr(settings.log_level)
-        with listen(settings.host, settings.port) as listener:
-            asyncio.run(serve(settings, listener))
+        with listen(settings.host, settings.port) as listener, asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+            runner.run(serve(settings, listener))
     except REFUSALS as error:
         sys.exit(str(error))
 

@@ -1,6 +1,6 @@
 """A client without a wire: documents run on the real schema, for any tenant, with the SQL statements they cost."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Client:
 
     async def refused(self, document: str, **variables: object) -> dict[str, Any]:
         """The extensions of the one error of an operation that is refused."""
-        (error,) = (await self.run(document, **variables)).errors or ()
+        (error,) = (await self.run(document, **variables)).errors or []
         assert error.extensions is not None
         return error.extensions
 
@@ -61,7 +61,7 @@ class Client:
         """The error of a subscription that never starts."""
         results = cast("AsyncGenerator[ExecutionResult]", await self.schema.subscribe(document, variables, context_value=self.context()))
         (only,) = [result async for result in results]
-        (error,) = only.errors or ()
+        (error,) = only.errors or []
         assert only.data is None
         return error
 
@@ -70,7 +70,7 @@ _counted: ContextVar[list[str] | None] = ContextVar("_counted", default=None)
 
 
 @contextmanager
-def counted_statements() -> Iterator[list[str]]:
+def counted_statements() -> Generator[list[str]]:
     """Every statement executed by this task meanwhile, and by the tasks it starts; what the engine does in its own is not counted."""
     statements: list[str] = []
 

@@ -69,7 +69,7 @@ async def test_documents_that_cannot_run_say_why(document: str, code: str) -> No
 
 async def test_variables_of_the_wrong_type_are_bad_input_and_named() -> None:
     result = await SCHEMA.execute("query Q($n: Int) { agents(first: $n) { totalCount } }", {"n": "many"})
-    (error,) = result.errors or ()
+    (error,) = result.errors or []
     assert error.extensions == {"code": "BAD_USER_INPUT"}
     assert "$n" in error.message
 

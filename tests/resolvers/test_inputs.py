@@ -1,7 +1,8 @@
 """What mutations are given, turned into requests or refused by name."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
 
 import pytest
 from strawberry import ID
@@ -27,46 +28,58 @@ from vocabulary.ids import Noun, new_id
 from vocabulary.messages import ImagePart, TextPart
 from vocabulary.model_settings import ModelSettings
 
+Made = TypeVar(
+    "Made",
+    ModelSettingsInput,
+    BlockInput,
+    CreateAgentInput,
+    CreateConversationInput,
+    ContentPartInput,
+    MessageInput,
+    SendMessageInput,
+)
+
 AGENT = ID(new_id(Noun.AGENT))
 CONVERSATION = ID(new_id(Noun.CONVERSATION))
 
 
+def _made(type_: type[Made], **given: Any) -> Made:
+    """As the executor makes it: what a client left out, and what has no default, is None."""
+    absent: dict[str, Any] = {field.name: None for field in fields(type_) if field.default is MISSING}
+    return type_(**(absent | given))
+
+
 def _settings(**given: Any) -> ModelSettingsInput:
-    absent = dict.fromkeys(("temperature", "top_p", "max_output_tokens", "context_window", "reasoning_effort", "parallel_tool_calls"))
-    return ModelSettingsInput(**{**absent, **given})
+    return _made(ModelSettingsInput, **given)
 
 
-def _block(**given: Any) -> BlockInput:
-    return BlockInput(**{"label": "human", "value": "", "description": None, "limit": None, "read_only": None, **given})
+def _block(label: str = "human", value: str = "", **given: Any) -> BlockInput:
+    return _made(BlockInput, label=label, value=value, **given)
 
 
-def _agent(**given: Any) -> CreateAgentInput:
-    absent = dict.fromkeys(("description", "instructions", "model", "model_settings", "blocks", "tools", "client_mutation_id"))
-    return CreateAgentInput(**{"name": "Ann", **absent, **given})
+def _agent(name: str = "Ann", **given: Any) -> CreateAgentInput:
+    return _made(CreateAgentInput, name=name, **given)
 
 
-def _conversation(**given: Any) -> CreateConversationInput:
-    absent = dict.fromkeys(("summary", "model", "model_settings", "idempotency_key", "client_mutation_id"))
-    return CreateConversationInput(**{"agent_id": AGENT, **absent, **given})
+def _conversation(agent_id: ID = AGENT, **given: Any) -> CreateConversationInput:
+    return _made(CreateConversationInput, agent_id=agent_id, **given)
 
 
-def _text(**given: Any) -> ContentPartInput:
-    return ContentPartInput(**{"text": None, "image": None, **given})
+def _text(text: str) -> ContentPartInput:
+    return _made(ContentPartInput, text=text)
 
 
 def _image(url: str, media_type: str | None = None) -> ContentPartInput:
-    return _text(image=ImageInput(url=url, media_type=media_type))
+    return _made(ContentPartInput, image=ImageInput(url=url, media_type=media_type))
 
 
 def _message(**given: Any) -> MessageInput:
-    return MessageInput(**{"text": None, "content": None, "client_message_id": None, "sender": None, **given})
+    return _made(MessageInput, **given)
 
 
 def _send(*messages: MessageInput, **given: Any) -> SendMessageInput:
-    absent = dict.fromkeys(
-        ("idempotency_key", "group_id", "override_model", "override_model_settings", "override_system", "client_mutation_id")
-    )
-    return SendMessageInput(**{"conversation_id": CONVERSATION, "messages": list(messages or [_message(text="hi")]), **absent, **given})
+    said: dict[str, Any] = {"conversation_id": CONVERSATION, "messages": list(messages) or [_message(text="hi")]}
+    return _made(SendMessageInput, **(said | given))
 
 
 def test_an_agent_needs_nothing_but_a_name() -> None:
@@ -108,7 +121,7 @@ def test_a_message_is_text_or_pieces() -> None:
     sent = send_request(
         _send(
             _message(text="be kind", role=enums.InputRole.SYSTEM),
-            _message(content=[_text(text="look"), _image(picture), _image("https://example.org/a.png", "image/png")], sender="Ann"),
+            _message(content=[_text("look"), _image(picture), _image("https://example.org/a.png", "image/png")], sender="Ann"),
         )
     )
     assert sent.messages == (
@@ -153,12 +166,12 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: send_request(_send(messages=[])), "input.messages"),
     (lambda: send_request(_send(messages=[_message(text="hi")] * 101)), "input.messages"),
     (lambda: send_request(_send(_message())), f"{IN_MESSAGE}.text"),
-    (lambda: send_request(_send(_message(text="a", content=[_text(text="b")]))), f"{IN_MESSAGE}.text"),
+    (lambda: send_request(_send(_message(text="a", content=[_text("b")]))), f"{IN_MESSAGE}.text"),
     (lambda: send_request(_send(_message(text=""))), f"{IN_MESSAGE}.text"),
     (lambda: send_request(_send(_message(text=TOO_LONG))), f"{IN_MESSAGE}.text"),
     (lambda: send_request(_send(_message(content=[]))), f"{IN_MESSAGE}.content"),
-    (lambda: send_request(_send(_message(content=[_text(text="")]))), f"{IN_MESSAGE}.content[0].text"),
-    (lambda: send_request(_send(_message(content=[_text(text="x" * 600_000)] * 2))), f"{IN_MESSAGE}.content"),
+    (lambda: send_request(_send(_message(content=[_text("")]))), f"{IN_MESSAGE}.content[0].text"),
+    (lambda: send_request(_send(_message(content=[_text("x" * 600_000)] * 2))), f"{IN_MESSAGE}.content"),
     (lambda: send_request(_send(_message(content=[_image("ftp://example.org/a")]))), f"{IN_MESSAGE}.content[0].image.url"),
     (lambda: send_request(_send(_message(content=[_image("data:text/html,hi")]))), f"{IN_MESSAGE}.content[0].image.url"),
     (lambda: send_request(_send(_message(content=[_image("https://" + "x" * 9000)]))), f"{IN_MESSAGE}.content[0].image.url"),

@@ -104,7 +104,7 @@ async def test_one_refusal_leaves_its_siblings_alone(client: Client) -> None:
     )
     result = await client.run(document)
     assert result.data == {"bad": None, "good": {"agent": {"name": "Ann"}}}
-    (error,) = result.errors or ()
+    (error,) = result.errors or []
     assert (error.path, error.extensions) == (["bad"], {"code": "BAD_USER_INPUT", "argument": "input.name"})
 
 

@@ -25,7 +25,7 @@ HISTORY = f"""
 
 
 async def _agent(client: Client, **more: Any) -> Agent:
-    return await create_agent(client.rig.engine, TENANT, NewAgent(**{"name": "Ann", **more}))
+    return await create_agent(client.rig.engine, TENANT, NewAgent(name="Ann", **more))
 
 
 async def _conversation(client: Client, agent: Agent, **more: Any) -> Conversation:
@@ -145,7 +145,7 @@ async def test_a_stranger_sees_empty_lists(client: Client, stranger: Client) -> 
     document = (
         "query Q($agent: ID) { agents { totalCount nodes { id } } conversations(filter: {agentId: $agent}) { totalCount nodes { id } } }"
     )
-    nothing = {"totalCount": 0, "nodes": []}
+    nothing: dict[str, Any] = {"totalCount": 0, "nodes": []}
     assert await stranger.ask(document) == {"agents": nothing, "conversations": nothing}
     assert await stranger.ask(document, agent=conversation.agent_id) == {"agents": nothing, "conversations": nothing}
     assert (await client.ask(document, agent="conv-\0"))["conversations"] == nothing

