@@ -1,15 +1,18 @@
-"""The few spellings of SQL that SQLAlchemy does not unify: a batch of values as one parameter, rows as a JSON array, the clock."""
+"""The few spellings of SQL that SQLAlchemy does not unify: many rows in one statement, rows as a JSON array, the clock."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ColumnElement, Subquery, cast, column, func, select
+from sqlalchemy import JSON, BigInteger, ColumnElement, Subquery, Table, TextClause, cast, column, func, insert, select, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-from db.types import Json, Timestamp
+from db.types import Json, Timestamp, dump_json
 
 
 class now(FunctionElement[Any]):  # noqa: N801
@@ -112,4 +115,36 @@ def batch(rows: ColumnElement[Any], columns: Mapping[str, TypeEngine[Any]], *, n
     return select(*items).select_from(elements).subquery(name)
 
 
-__all__ = ["batch", "func", "json_rows", "now", "seconds_from_now"]
+async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Any number of rows with a value for every column. On PostgreSQL one statement with an array per column: a statement per row,
+    which is what many parameters become there, costs the server three times as much.
+    """
+    if connection.dialect.name != "postgresql":
+        await connection.execute(insert(table), rows)
+        return
+    columns = {c.name: _array(c.type, [row[c.name] for row in rows]) for c in table.columns}
+    await connection.execute(_insert_arrays(table), columns)
+
+
+def _array(kind: TypeEngine[Any], values: list[Any]) -> list[Any]:
+    return [None if value is None else dump_json(value) for value in values] if isinstance(kind, JSON) else values
+
+
+@lru_cache
+def _insert_arrays(table: Table) -> TextClause:
+    arrays = ", ".join(_array_parameter(c.name, c.type) for c in table.columns)
+    names = ", ".join(f'"{c.name}"' for c in table.columns)
+    return text(f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays})")  # noqa: S608
+
+
+def _array_parameter(name: str, kind: TypeEngine[Any]) -> str:
+    """JSON comes as text: the driver has a codec for a document, not for an array of them."""
+    if isinstance(kind, JSON):
+        return f"CAST(CAST(:{name} AS text[]) AS jsonb[])"
+    return f"CAST(:{name} AS {kind.compile(dialect=_postgresql).split(' COLLATE ')[0]}[])"
+
+
+_postgresql = postgresql.dialect()
+
+
+__all__ = ["batch", "func", "insert_rows", "json_rows", "now", "seconds_from_now"]

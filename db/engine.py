@@ -6,8 +6,9 @@ first) and an OS lock beside the file: one process owns the database, and a seco
 """
 
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ import orjson
 from filelock import FileLock, Timeout
 from sqlalchemy import URL, event, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    ProgrammingError,
+    SQLAlchemyError,
+    StatementError,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from db.types import dump_json
@@ -27,6 +36,7 @@ DatabaseError = (SQLAlchemyError, OSError)
 """What reading and writing may raise when the database is away, or refuses."""
 
 _READERS = 8
+_SILENCE_S = 5.0
 _REFUSED_STATES = ("22", "23", "42", "54")  # PostgreSQL: data, integrity, access rule, program limit
 _OLDEST_SQLITE = (3, 35, 0)  # RETURNING
 
@@ -42,6 +52,37 @@ class DatabaseUnusable(Exception):
     """The database cannot be opened as configured."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresLimits:
+    """`pool_size` counts twice: connections that read, and connections that write. Timeouts are the server's, set once per connection.
+
+    Whoever stops in the middle of a transaction loses it after `idle_in_transaction_s`, before others give up waiting for its locks.
+    `statement_s` None: statements may take as long as they like.
+    """
+
+    pool_size: int = 10
+    lock_s: float = 3.0
+    idle_in_transaction_s: float = 2.0
+    statement_s: float | None = 15.0
+    tcp_user_s: float = 10.0
+    connect_s: float = 5.0
+
+    def server_settings(self) -> dict[str, str]:
+        """As PostgreSQL names them, in milliseconds; 0 is its word for never."""
+        seconds = {
+            "lock_timeout": self.lock_s,
+            "idle_in_transaction_session_timeout": self.idle_in_transaction_s,
+            "statement_timeout": self.statement_s or 0,
+            "tcp_user_timeout": self.tcp_user_s,
+        }
+        return {name: str(round(value * 1000)) for name, value in seconds.items()}
+
+    def connect_arguments(self) -> dict[str, Any]:
+        # The client's own deadline is for a server that no longer answers at all; one that does would have answered before.
+        command_s = None if self.statement_s is None else self.statement_s + _SILENCE_S
+        return {"server_settings": self.server_settings(), "timeout": self.connect_s, "command_timeout": command_s}
+
+
 class Database:
     """`read()` and `write()` give a connection; nothing else is needed to talk to either database."""
 
@@ -52,14 +93,14 @@ class Database:
         self._lock = lock
 
     @classmethod
-    def open(cls, url: str, *, pool_size: int = _READERS) -> "Database":
+    def open(cls, url: str, *, postgres: PostgresLimits | None = None) -> "Database":
         """Connects lazily. Raises DatabaseInUse, DatabaseUnusable."""
         parsed = make_url(url)
         match parsed.get_backend_name():
             case "sqlite":
                 return cls._open_sqlite(parsed)
             case "postgresql":
-                return cls._open_postgresql(parsed, pool_size)
+                return cls._open_postgresql(parsed, postgres or PostgresLimits())
             case other:
                 raise DatabaseUnusable(f"no support for {other} databases")
 
@@ -85,9 +126,12 @@ class Database:
         return cls(url, readers=readers, writer=writer, lock=lock)
 
     @classmethod
-    def _open_postgresql(cls, url: URL, pool_size: int) -> "Database":
-        readers = _engine(url, pool_size=pool_size, max_overflow=0, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
-        writer = _engine(url, pool_size=pool_size, max_overflow=0)
+    def _open_postgresql(cls, url: URL, limits: PostgresLimits) -> "Database":
+        options: dict[str, Any] = {"pool_size": limits.pool_size, "max_overflow": 0, "connect_args": limits.connect_arguments()}
+        readers = _engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **options)
+        writer = _engine(url, **options)
+        for engine in (readers, writer):
+            event.listen(engine.sync_engine, "checkout", _refuse_closed)
         return cls(url, readers=readers, writer=writer, lock=None)
 
     @property
@@ -101,10 +145,16 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[AsyncConnection]:
-        """One transaction (READ COMMITTED, or SQLite's only writer): committed on leaving, rolled back on any exception."""
-        async with self._writer.begin() as connection:
-            yield connection
+    async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[AsyncConnection]:
+        """One transaction (READ COMMITTED, or SQLite's only writer): committed on leaving, rolled back on any exception.
+
+        `committed` is called in the same breath as the commit is known: no cancellation comes between, no return to the pool.
+        """
+        async with self._writer.connect() as connection:
+            async with connection.begin():
+                yield connection
+            if committed is not None:
+                committed()
 
     async def check(self) -> None:
         """Raises DatabaseError when the database does not answer."""
@@ -120,6 +170,12 @@ class Database:
 
 def _engine(url: URL, **options: Any) -> AsyncEngine:
     return create_async_engine(url, json_serializer=dump_json, json_deserializer=orjson.loads, **options)
+
+
+def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
+    """A server that went away has closed what lay in the pool; the driver knows without asking, and the pool connects anew."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 def _prepare_sqlite_writer(connection: DBAPIConnection, _record: object) -> None:

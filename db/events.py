@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, case, func, insert, or_, select, true
+from sqlalchemy import ColumnElement, Row, case, func, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec, conversations, messages, runs, tables
+from db.dialect import insert_rows
 from db.tables import events, heads
 from vocabulary.events import (
     ConversationChanged,
@@ -54,7 +55,7 @@ class LogPage:
 async def append(connection: AsyncConnection, appended: Sequence[Event]) -> None:
     """The caller holds the lock of every head whose numbers these are, in this transaction."""
     if appended:
-        await connection.execute(insert(events), [_values(event) for event in appended])
+        await insert_rows(connection, events, [_values(event) for event in appended])
 
 
 def _values(event: Event) -> dict[str, Any]:
@@ -97,6 +98,22 @@ _KIND_OF: dict[type[StoredPayload] | type[None], EventKind] = {
 
 
 # ---- reading
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Is this number of a conversation an event of this run?"""
+
+    conversation_id: str
+    sequence: int
+    run_id: str
+
+
+async def found(connection: AsyncConnection, probes: Sequence[Probe]) -> set[Probe]:
+    """Those that are."""
+    columns = (events.c.conversation_id, events.c.sequence, events.c.run_id)
+    query = select(*columns).where(tuple_(*columns).in_([(p.conversation_id, p.sequence, p.run_id) for p in probes]))
+    return {Probe(*row) for row in await connection.execute(query)}
 
 
 async def backlog(connection: AsyncConnection, conversation_id: str, *, after: int, run_id: str | None, at_most: int) -> int:

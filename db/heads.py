@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy import Integer, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from db.dialect import batch
 from db.tables import heads
@@ -52,6 +54,14 @@ class Granted:
     first_ordinal: int
 
 
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """By conversation; `skipped`: their leases hold, but their heads were locked by others. Who is in neither has lost its lease."""
+
+    granted: dict[str, Granted]
+    skipped: frozenset[str]
+
+
 _CLAIM_COLUMNS = {
     "conversation_id": Identifier,
     "run_id": Identifier,
@@ -90,21 +100,33 @@ async def write_numbers(connection: AsyncConnection, conversation_ids: Iterable[
     return {row.conversation_id: (row.active_run_id, row.fence, row.write_number) for row in await connection.execute(query)}
 
 
-async def grant(connection: AsyncConnection, claims: Sequence[Claim]) -> dict[str, Granted]:
-    """Locks the heads in id order, raises those whose lease holds, and answers them by conversation. Who is missing has lost its lease.
+async def grant(connection: AsyncConnection, claims: Sequence[Claim], *, patient: bool = False) -> Grants:
+    """Locks the heads in id order and raises those whose lease holds. Whoever is locked by another is passed over, or waited for.
 
     The check stands in the locking statement's own WHERE: a check on any other row would leak under READ COMMITTED.
     """
     rows = [[getattr(claim, column) for column in _CLAIM_COLUMNS] for claim in claims]
-    result = await connection.execute(_GRANT, {"claims": rows})
+    result = await connection.execute(_GRANT_PATIENTLY if patient else _GRANT, {"claims": rows})
     by_conversation = {claim.conversation_id: claim for claim in claims}
-    return {
+    granted = {
         row.conversation_id: Granted(
             row.head_sequence - by_conversation[row.conversation_id].sequences + 1,
             row.next_ordinal - by_conversation[row.conversation_id].ordinals,
         )
         for row in result
     }
+    missing = [claim for claim in claims if claim.conversation_id not in granted]
+    return Grants(granted, await _still_theirs(connection, missing) if missing else frozenset())
+
+
+async def _still_theirs(connection: AsyncConnection, missing: Sequence[Claim]) -> frozenset[str]:
+    """A lease once lost is lost for ever, so the committed row tells whether who was not granted was only passed over."""
+    found = await write_numbers(connection, [claim.conversation_id for claim in missing])
+    return frozenset(
+        claim.conversation_id
+        for claim in missing
+        if found.get(claim.conversation_id) == (claim.run_id, claim.fence, claim.write_number)
+    )
 
 
 async def release(connection: AsyncConnection, conversation_ids: Iterable[str]) -> None:
@@ -122,20 +144,26 @@ _held = (
     & (heads.c.fence == _claims.c.fence)
     & (heads.c.write_number == _claims.c.write_number)
 )
-_locked = (
-    select(heads.c.conversation_id)
-    .join(_claims, _held)
-    .order_by(heads.c.conversation_id)
-    .with_for_update(key_share=True, of=heads)
-    .cte("locked")
-)
-_GRANT = (
-    update(heads)
-    .where(_held, heads.c.conversation_id.in_(select(_locked.c.conversation_id)))
-    .values(
-        head_sequence=heads.c.head_sequence + _claims.c.sequences,
-        next_ordinal=heads.c.next_ordinal + _claims.c.ordinals,
-        write_number=heads.c.write_number + 1,
+
+
+def _grant(*, patient: bool) -> ReturningUpdate[Any]:
+    locked = (
+        select(heads.c.conversation_id)
+        .join(_claims, _held)
+        .order_by(heads.c.conversation_id)
+        .with_for_update(key_share=True, of=heads, skip_locked=not patient)
+        .cte("locked")
     )
-    .returning(heads.c.conversation_id, heads.c.head_sequence, heads.c.next_ordinal)
-)
+    return (
+        update(heads)
+        .where(_held, heads.c.conversation_id.in_(select(locked.c.conversation_id)))
+        .values(
+            head_sequence=heads.c.head_sequence + _claims.c.sequences,
+            next_ordinal=heads.c.next_ordinal + _claims.c.ordinals,
+            write_number=heads.c.write_number + 1,
+        )
+        .returning(heads.c.conversation_id, heads.c.head_sequence, heads.c.next_ordinal)
+    )
+
+
+_GRANT, _GRANT_PATIENTLY = _grant(patient=False), _grant(patient=True)

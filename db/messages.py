@@ -124,25 +124,26 @@ async def context(connection: AsyncConnection, conversation_id: str) -> list[Mes
     return [message_of(row) for row in await connection.execute(query.order_by(first, messages.c.ordinal))]
 
 
-async def prunable(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Prunable]:
-    """Closed messages whose deltas are old enough to go, oldest first."""
+async def take_prunable(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Prunable]:
+    """Closed messages whose deltas are old enough to go, oldest first, and nobody else's until the transaction ends."""
     query = (
         select(messages.c.id, messages.c.conversation_id, messages.c.started_sequence, messages.c.sequence)
         .where(messages.c.prunable_since < before)
         .order_by(messages.c.prunable_since)
         .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True)
     )
     return [Prunable(*row) for row in await connection.execute(query)]
 
 
-async def prune(connection: AsyncConnection, found: Sequence[Prunable]) -> None:
-    if found:
+async def prune(connection: AsyncConnection, taken: Sequence[Prunable]) -> None:
+    if taken:
         values = [
             {"message_id_": p.message_id, "conversation_id_": p.conversation_id, "first": p.started_sequence, "last": p.sequence}
-            for p in found
+            for p in taken
         ]
         await connection.execute(_DELETE_DELTAS, values)
-        await connection.execute(update(messages).where(messages.c.id.in_([p.message_id for p in found])).values(prunable_since=None))
+        await connection.execute(update(messages).where(messages.c.id.in_([p.message_id for p in taken])).values(prunable_since=None))
 
 
 def _history(only: Filter) -> Select[Any]:

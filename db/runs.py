@@ -1,6 +1,7 @@
 """Runs and their steps."""
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, func, insert, select, update
@@ -53,12 +54,25 @@ async def live(connection: AsyncConnection, conversation_ids: Iterable[str]) -> 
     return by_conversation
 
 
-async def unattended(connection: AsyncConnection) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Unattended:
+    """A conversation whose next run nobody works on. `worker_id`: who let the lease of that run run out; None: it waits in line."""
+
+    conversation_id: str
+    run_id: str
+    worker_id: str | None
+
+
+async def unattended(connection: AsyncConnection) -> list[Unattended]:
     """Conversations that need somebody to advance them: a run waits and none runs, or the running one's worker let its lease run out."""
     held = select(workers.c.id).where(workers.c.lease_expires_at > now())
     running = select(runs.c.conversation_id).where(runs.c.status == RunStatus.RUNNING.value, runs.c.worker_id.in_(held))
-    query = select(runs.c.conversation_id).where(_live, runs.c.conversation_id.not_in(running)).distinct()
-    return list((await connection.execute(query)).scalars())
+    query = select(runs.c.conversation_id, runs.c.id, runs.c.worker_id).where(_live, runs.c.conversation_id.not_in(running))
+    next_first = query.order_by(runs.c.conversation_id, runs.c.status != RunStatus.RUNNING.value, runs.c.created_sequence)
+    found: dict[str, Unattended] = {}
+    for row in await connection.execute(next_first):
+        found.setdefault(row.conversation_id, Unattended(*row))
+    return list(found.values())
 
 
 async def pages(

@@ -1,5 +1,8 @@
 """Workers and their leases, on the database's clock."""
 
+from dataclasses import dataclass
+from enum import Enum, auto
+
 from sqlalchemy import delete, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -8,16 +11,30 @@ from db.tables import runs, workers
 from vocabulary.runs import RunStatus
 
 
+class LeaseState(Enum):
+    """EXPIRED: the worker may be dead, or only late. GONE: it has retired, or was forgotten."""
+
+    HELD = auto()
+    EXPIRED = auto()
+    GONE = auto()
+
+
 async def register(connection: AsyncConnection, worker_id: str, lease_s: float) -> None:
     lease = {"id": worker_id, "started_at": now(), "lease_expires_at": seconds_from_now(literal(lease_s))}
     await connection.execute(insert(workers).values(lease))
 
 
-async def renew(connection: AsyncConnection, worker_id: str, lease_s: float) -> list[str]:
-    """One heartbeat. Answers the ids of the runs that this worker still holds; it must let go of any other."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    run_id: str
+    conversation_id: str
+
+
+async def renew(connection: AsyncConnection, worker_id: str, lease_s: float) -> list[Held]:
+    """One heartbeat. Answers the runs that this worker still holds; it must let go of any other."""
     await connection.execute(update(workers).where(workers.c.id == worker_id).values(lease_expires_at=seconds_from_now(literal(lease_s))))
-    query = select(runs.c.id).where(runs.c.worker_id == worker_id, runs.c.status == RunStatus.RUNNING.value)
-    return list((await connection.execute(query)).scalars())
+    query = select(runs.c.id, runs.c.conversation_id).where(runs.c.worker_id == worker_id, runs.c.status == RunStatus.RUNNING.value)
+    return [Held(*row) for row in await connection.execute(query)]
 
 
 async def retire(connection: AsyncConnection, worker_id: str) -> None:
@@ -29,6 +46,17 @@ async def retire_all(connection: AsyncConnection) -> None:
     await connection.execute(delete(workers))
 
 
-async def holds_lease(connection: AsyncConnection, worker_id: str) -> bool:
-    query = select(workers.c.id).where(workers.c.id == worker_id, workers.c.lease_expires_at > now())
-    return (await connection.execute(query)).one_or_none() is not None
+async def forget_gone(connection: AsyncConnection, *, gone_s: float) -> None:
+    """Removes what is left of workers that were killed so long ago that nobody waits for them any more."""
+    gone = workers.c.lease_expires_at < seconds_from_now(literal(-gone_s))
+    found = select(workers.c.id).where(gone).order_by(workers.c.id).with_for_update(skip_locked=True)
+    await connection.execute(delete(workers).where(workers.c.id.in_(found.scalar_subquery())))
+
+
+async def lease_of(connection: AsyncConnection, worker_id: str) -> LeaseState:
+    query = select(workers.c.lease_expires_at > now()).where(workers.c.id == worker_id)
+    match (await connection.execute(query)).scalar_one_or_none():
+        case None:
+            return LeaseState.GONE
+        case holds:
+            return LeaseState.HELD if holds else LeaseState.EXPIRED
