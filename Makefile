@@ -33,7 +33,7 @@ check: setup ## formatting, lint, types, import directions, and the printed sche
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/pyright
 	@.venv/bin/lint-imports --no-logo
-	@.venv/bin/python -m schema --check
+	@.venv/bin/python -m resolvers --check
 
 format: setup ## put the code into the form that `make check` asks for
 	@.venv/bin/ruff check --fix-only --quiet .
@@ -43,7 +43,7 @@ test: setup ## all tests; ARGS="-k resume" for some
 	@.venv/bin/python -m pytest $(ARGS)
 
 sdl: setup ## print the schema into schema/schema.graphql
-	@.venv/bin/python -m schema
+	@.venv/bin/python -m resolvers
 
 .venv/pyvenv.cfg: | $(filter .tools/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "Parley needs Python 3.11 or newer; name one with PYTHON=/path/to/python3" >&2; exit 1; }

@@ -32,7 +32,9 @@ async def append(ground: Ground) -> list[Figure]:
             for conversations in (1, MANY):
                 stored = await _stored_per_s(parley, conversations, DELTAS)
                 accepted = await _accepted_per_s(parley, model, conversations, DELTAS)
-                figures += _figures(kind, conversations, "events stored", stored) + _figures(kind, conversations, "deltas accepted", accepted)
+                figures += _figures(kind, conversations, "events stored", stored) + _figures(
+                    kind, conversations, "deltas accepted", accepted
+                )
     return figures
 
 

@@ -10,6 +10,8 @@ import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from vocabulary.runs import TERMINAL_STATUSES
+
 CREATE_AGENT = "mutation ($input: CreateAgentInput!) { createAgent(input: $input) { agent { id } } }"
 CREATE_CONVERSATION = "mutation ($input: CreateConversationInput!) { createConversation(input: $input) { conversation { id } } }"
 SEND = "mutation ($input: SendMessageInput!) { sendMessage(input: $input) { run { id } appliedThroughSequence } }"
@@ -92,11 +94,18 @@ class Socket:
             raise Unexpected(frame)
         return frame["payload"]["data"]["conversationEvents"]["payload"]
 
-    async def until(self, kind: str) -> list[Payload]:
-        """The payloads up to and with the first of this kind."""
+    async def until(self, *kinds: str) -> list[Payload]:
+        """The payloads up to and with the first of one of these kinds."""
         payloads = [await self.payload()]
-        while payloads[-1]["__typename"] != kind:
+        while payloads[-1]["__typename"] not in kinds:
             payloads.append(await self.payload())
+        return payloads
+
+    async def until_ended(self) -> list[Payload]:
+        """Up to and with the end of a run."""
+        payloads = await self.until("RunChanged")
+        while payloads[-1]["status"] not in TERMINAL_STATUSES:
+            payloads += await self.until("RunChanged")
         return payloads
 
     async def _send(self, message: object) -> None:

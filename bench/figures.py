@@ -22,8 +22,10 @@ class Figure:
 
 def table(title: str, repetitions: Sequence[Repetition]) -> str:
     """One line per figure; every repetition has the same figures in the same order."""
-    by_label = {figure.label: [other.value for run in repetitions for other in run if other.label == figure.label] for figure in repetitions[0]}
-    lines = [(title, "median", "min – max", "", "ratio")]
+    by_label = {
+        figure.label: [other.value for run in repetitions for other in run if other.label == figure.label] for figure in repetitions[0]
+    }
+    lines = [(title, "median", "min - max", "", "ratio")]
     lines += [_line(figure, by_label) for figure in repetitions[0]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(_aligned(line, widths).rstrip() for line in lines)
@@ -31,14 +33,14 @@ def table(title: str, repetitions: Sequence[Repetition]) -> str:
 
 def _line(figure: Figure, by_label: dict[str, list[float]]) -> tuple[str, str, str, str, str]:
     values = by_label[figure.label]
-    return (figure.label, _told(median(values)), f"{_told(min(values))} – {_told(max(values))}", figure.unit, _ratio(figure, by_label))
+    return (figure.label, _told(median(values)), f"{_told(min(values))} - {_told(max(values))}", figure.unit, _ratio(figure, by_label))
 
 
 def _ratio(figure: Figure, by_label: dict[str, list[float]]) -> str:
     if figure.against is None:
         return ""
     ratios = [value / other for value, other in zip(by_label[figure.label], by_label[figure.against], strict=True)]
-    return f"{median(ratios):.2f} × {figure.against} ({min(ratios):.2f} – {max(ratios):.2f})"
+    return f"{median(ratios):.2f} of {figure.against} ({min(ratios):.2f} - {max(ratios):.2f})"
 
 
 def _aligned(line: tuple[str, ...], widths: Sequence[int]) -> str:

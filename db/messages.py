@@ -89,10 +89,9 @@ async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -
     return [message_of(row) for row in await connection.execute(query)]
 
 
-async def pages(connection: AsyncConnection, conversation_ids: Iterable[str], only: Filter, window: Window) -> dict[str, Page[Message]]:
+async def pages(connection: AsyncConnection, conversation_ids: Collection[str], only: Filter, window: Window) -> dict[str, Page[Message]]:
     """History by conversation, oldest first: everything that has an ordinal."""
-    by_parent = {id_: _history(only).where(messages.c.conversation_id == id_) for id_ in conversation_ids}
-    return await fetch_pages(connection, by_parent, BY_ORDINAL, window, message_of)
+    return await fetch_pages(connection, _history(only), messages.c.conversation_id, conversation_ids, BY_ORDINAL, window, message_of)
 
 
 async def counts(connection: AsyncConnection, conversation_ids: Iterable[str], only: Filter) -> dict[str, int]:
@@ -101,10 +100,10 @@ async def counts(connection: AsyncConnection, conversation_ids: Iterable[str], o
     return {row[0]: row[1] for row in await connection.execute(query)}
 
 
-async def run_pages(connection: AsyncConnection, run_ids: Iterable[str], window: Window) -> dict[str, Page[Message]]:
+async def run_pages(connection: AsyncConnection, run_ids: Collection[str], window: Window) -> dict[str, Page[Message]]:
     """By run: its input first, also while that is queued."""
     rows = select(*COLUMNS).select_from(_joined)
-    return await fetch_pages(connection, {id_: rows.where(messages.c.run_id == id_) for id_ in run_ids}, BY_START, window, message_of)
+    return await fetch_pages(connection, rows, messages.c.run_id, run_ids, BY_START, window, message_of)
 
 
 async def run_counts(connection: AsyncConnection, run_ids: Iterable[str]) -> dict[str, int]:

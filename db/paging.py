@@ -4,12 +4,15 @@ A page walks the values of its order's columns, never offsets, so rows that come
 What a cursor looks like to a client is not told here (`resolvers/connections.py`): here a position is the tuple of key values.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, false, literal, or_, select, true, tuple_, union_all
+from sqlalchemy import Column, ColumnElement, Row, Select, and_, bindparam, exists, false, literal, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.dialect import batch
+from db.types import Identifier, Json
 
 T = TypeVar("T")
 Key = tuple[Any, ...]  # the values of an order's columns for one row
@@ -91,34 +94,40 @@ class Page(Generic[T]):
     has_previous: bool
 
 
+async def fetch_page(
+    connection: AsyncConnection, rows: Select[Any], order: KeysetOrder, window: Window, item_of: Callable[[Row[Any]], T]
+) -> Page[T]:
+    return _page((await connection.execute(_one(rows, order, window))).all(), order, window, item_of)
+
+
 async def fetch_pages(
     connection: AsyncConnection,
-    by_parent: Mapping[str, Select[Any]],
+    rows: Select[Any],
+    parent: Column[str],
+    parents: Collection[str],
     order: KeysetOrder,
     window: Window,
     item_of: Callable[[Row[Any]], T],
 ) -> dict[str, Page[T]]:
-    """One page per parent, of the rows that each parent's select gives; one statement for all of them."""
-    branches = [_branch(parent, rows, order, window) for parent, rows in by_parent.items()]
-    statement = branches[0] if len(branches) == 1 else union_all(*branches)
-    rows_of: dict[str, list[Row[Any]]] = {parent: [] for parent in by_parent}
-    for row in await connection.execute(statement):
-        rows_of[row.parent_].append(row)
-    return {parent: _page(rows, order, window, item_of) for parent, rows in rows_of.items()}
+    """By parent, the same window of the rows whose `parent` column names it; one statement, the same for any number of parents.
+
+    Several parents share a window without cursors: a cursor belongs to one of them.
+    """
+    if len(parents) == 1 or window.after is not None or window.before is not None:
+        return {id_: await fetch_page(connection, rows.where(parent == id_), order, window, item_of) for id_ in parents}
+    found: dict[str, list[Row[Any]]] = {id_: [] for id_ in parents}
+    statement = _many(rows, parent, order, window, lateral=connection.dialect.name == "postgresql")
+    for row in await connection.execute(statement, {"parents": [[id_] for id_ in parents]}):
+        found[row.parent_].append(row)
+    return {id_: _page(own, order, window, item_of) for id_, own in found.items()}
 
 
-async def fetch_page(
-    connection: AsyncConnection, rows: Select[Any], order: KeysetOrder, window: Window, item_of: Callable[[Row[Any]], T]
-) -> Page[T]:
-    return (await fetch_pages(connection, {"": rows}, order, window, item_of))[""]
-
-
-def _branch(parent: str, rows: Select[Any], order: KeysetOrder, window: Window) -> Select[Any]:
-    """The rows of one parent's page and one more, each with whether any row lies on the far side of the cursor it started from.
+def _one(rows: Select[Any], order: KeysetOrder, window: Window) -> Select[Any]:
+    """A page and one row more, each with whether any row lies on the far side of the cursor it started from.
 
     That flag hangs on a row of its own, which is there also when the page is empty.
     """
-    page = rows.add_columns(literal(1).label("present_"), *(c.column.label(f"key_{i}_") for i, c in enumerate(order.columns)))
+    page = _keyed(rows, order)
     if window.after is not None:
         page = page.where(order.beyond(window.after, forward=True))
     if window.before is not None:
@@ -127,12 +136,28 @@ def _branch(parent: str, rows: Select[Any], order: KeysetOrder, window: Window) 
     start = window.after if window.forward else window.before
     behind = false() if start is None else exists(rows.where(~order.beyond(start, forward=window.forward)))
     flag, body = select(behind.label("behind_")).subquery(), page.subquery()
-    # Sorted again in _page: the order of a joined or united subquery is nobody's promise.
-    return select(literal(parent).label("parent_"), flag.c.behind_, *body.c).select_from(flag.outerjoin(body, true()))
+    return select(flag.c.behind_, *body.c).select_from(flag.outerjoin(body, true()))
+
+
+def _many(rows: Select[Any], parent: Column[str], order: KeysetOrder, window: Window, *, lateral: bool) -> Select[Any]:
+    """The first or last rows of each parent. Both forms make one short index scan per parent, which a window function would not."""
+    asked = batch(bindparam("parents", type_=Json), {"parent_": Identifier}, name="asked")
+    page = _keyed(rows, order).add_columns(false().label("behind_")).where(parent == asked.c.parent_)
+    ends = page.order_by(*order.sorting(forward=window.forward)).limit(window.size + 1).correlate(asked)
+    if lateral:
+        body = ends.lateral()
+        return select(asked.c.parent_, *body.c).select_from(asked.join(body, true()))
+    identity = parent.table.c.id
+    return page.add_columns(asked.c.parent_).where(identity.in_(ends.with_only_columns(identity)))
+
+
+def _keyed(rows: Select[Any], order: KeysetOrder) -> Select[Any]:
+    return rows.add_columns(literal(1).label("present_"), *(c.column.label(f"key_{i}_") for i, c in enumerate(order.columns)))
 
 
 def _page(rows: Sequence[Row[Any]], order: KeysetOrder, window: Window, item_of: Callable[[Row[Any]], T]) -> Page[T]:
-    behind = bool(rows[0].behind_)
+    # Sorted here: the order of a joined or correlated subquery is nobody's promise.
+    behind = bool(rows and rows[0].behind_)
     slices = [Slice(item_of(row), tuple(getattr(row, f"key_{i}_") for i in range(len(order.columns)))) for row in rows if row.present_]
     for i, column in reversed(list(enumerate(order.columns))):
         slices.sort(key=lambda s: _sortable(s.key[i], last=not column.descending), reverse=column.descending)

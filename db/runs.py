@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -76,19 +76,15 @@ async def unattended(connection: AsyncConnection) -> list[Unattended]:
 
 
 async def pages(
-    connection: AsyncConnection, conversation_ids: Iterable[str], statuses: Collection[RunStatus] | None, window: Window
+    connection: AsyncConnection, conversation_ids: Collection[str], statuses: Collection[RunStatus] | None, window: Window
 ) -> dict[str, Page[Run]]:
-    by_parent = {id_: _of_conversation(id_, statuses) for id_ in conversation_ids}
-    return await fetch_pages(connection, by_parent, OLDEST_FIRST, window, run_of)
+    rows = select(runs).where(_in(statuses))
+    return await fetch_pages(connection, rows, runs.c.conversation_id, conversation_ids, OLDEST_FIRST, window, run_of)
 
 
 async def counts(connection: AsyncConnection, conversation_ids: Iterable[str], statuses: Collection[RunStatus] | None) -> dict[str, int]:
     query = select(runs.c.conversation_id, func.count()).where(runs.c.conversation_id.in_(list(conversation_ids)), _in(statuses))
     return {row[0]: row[1] for row in await connection.execute(query.group_by(runs.c.conversation_id))}
-
-
-def _of_conversation(conversation_id: str, statuses: Collection[RunStatus] | None) -> Select[Any]:
-    return select(runs).where(runs.c.conversation_id == conversation_id, _in(statuses))
 
 
 def _in(statuses: Collection[RunStatus] | None) -> ColumnElement[bool]:

@@ -15,7 +15,7 @@ from resolvers.arguments import MAX_NAME, MAX_TEXT, BadUserInput, amount, number
 from resolvers.context import NotFound
 from runs.agents import NewAgent, NewBlock
 from runs.conversations import NewConversation
-from runs.send import BusyPolicy, InputRole, NewMessage, Send
+from runs.send import NewMessage, Send
 from schema.inputs import (
     AgentToolInput,
     BlockInput,
@@ -29,8 +29,9 @@ from schema.inputs import (
 )
 from vocabulary.conversations import AgentTool
 from vocabulary.ids import Noun
-from vocabulary.messages import ContentPart, ImagePart, TextPart
+from vocabulary.messages import ContentPart, ImagePart, InputRole, TextPart
 from vocabulary.model_settings import ModelSettings
+from vocabulary.runs import BusyPolicy
 
 MAX_MESSAGES = 100
 MAX_STEPS = 1000
@@ -41,7 +42,7 @@ _MAX_TOOLS = 100
 _MAX_PARTS = 100
 _MAX_DESCRIPTION = 10_000
 _MAX_LINK = 8192
-_MAX_DATA_URL = 20_000_000
+_MAX_DATA_URL = 5_000_000
 _MAX_INT = 2**31 - 1
 _LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MEDIA_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+")
@@ -143,7 +144,7 @@ def send_request(given: SendMessageInput) -> Send:
         messages=tuple(_message(f"input.messages[{i}]", message) for i, message in enumerate(given.messages)),
         idempotency_key=optional_text("input.idempotencyKey", given.idempotency_key),
         group_id=optional_text("input.groupId", given.group_id),
-        when_busy=BusyPolicy.ENQUEUE if given.when_busy is None else BusyPolicy(given.when_busy.value),
+        when_busy=given.when_busy or BusyPolicy.ENQUEUE,
         max_steps=number("input.maxSteps", 50 if given.max_steps is None else given.max_steps, 1, MAX_STEPS),
         override_model=optional_text("input.overrideModel", given.override_model),
         override_model_settings=_settings("input.overrideModelSettings", given.override_model_settings),
@@ -157,7 +158,7 @@ def wait_s(given: SendMessageInput) -> int:
 
 
 def _message(path: str, given: MessageInput) -> NewMessage:
-    role = InputRole.USER if given.role is None else InputRole(given.role.value)
+    role = given.role or InputRole.USER
     content = _content(path, given)
     if role is InputRole.SYSTEM and not all(isinstance(part, TextPart) for part in content):
         raise BadUserInput(f"{path}.content", "of a SYSTEM message must be text")

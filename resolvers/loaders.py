@@ -20,7 +20,6 @@ from vocabulary.messages import Message
 from vocabulary.runs import Run, RunStatus, Step
 
 _MOST_IDS = 1000  # in one statement; SQLite takes some 32,000 parameters
-_MOST_PAGES = 250  # united in one statement; SQLite takes 500
 
 
 class Identified(Protocol):
@@ -120,25 +119,25 @@ class Loaders:
         async def read(connection: AsyncConnection, ids: list[str], asked: MessagesAsked) -> Mapping[str, Page[Message]]:
             return await messages.pages(connection, ids, asked.only, asked.window)
 
-        return self._by_parent(read, _no_page, _MOST_PAGES)
+        return self._by_parent(read, _no_page, _MOST_IDS)
 
     @cached_property
     def messages_of_run(self) -> DataLoader[Of[Window], Page[Message]]:
-        return self._by_parent(messages.run_pages, _no_page, _MOST_PAGES)
+        return self._by_parent(messages.run_pages, _no_page, _MOST_IDS)
 
     @cached_property
     def runs_of_conversation(self) -> DataLoader[Of[RunsAsked], Page[Run]]:
         async def read(connection: AsyncConnection, ids: list[str], asked: RunsAsked) -> Mapping[str, Page[Run]]:
             return await runs.pages(connection, ids, asked.statuses, asked.window)
 
-        return self._by_parent(read, _no_page, _MOST_PAGES)
+        return self._by_parent(read, _no_page, _MOST_IDS)
 
     @cached_property
     def conversations_of_agent(self) -> DataLoader[Of[ConversationsAsked], Page[Conversation]]:
         async def read(connection: AsyncConnection, ids: list[str], asked: ConversationsAsked) -> Mapping[str, Page[Conversation]]:
             return await conversations.pages(connection, self._tenant, ids, asked.order, asked.window)
 
-        return self._by_parent(read, _no_page, _MOST_PAGES)
+        return self._by_parent(read, _no_page, _MOST_IDS)
 
     # ---- counts by parent
 

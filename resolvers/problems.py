@@ -89,9 +89,7 @@ def _masked(error: GraphQLError) -> GraphQLError:
 
 
 def _with(error: GraphQLError, message: str, extensions: dict[str, object]) -> GraphQLError:
-    return GraphQLError(
-        message, error.nodes, error.source, error.positions, error.path, original_error=error.original_error, extensions=extensions
-    )
+    return GraphQLError(message, error.nodes, error.source, error.positions, error.path, extensions=extensions)
 
 
 class CodedValidation(ValidationCache):

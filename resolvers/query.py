@@ -86,17 +86,16 @@ class Query:
     ) -> ConversationConnection | None:
         context, tenant = info.context, info.context.viewer.tenant
         order = order_by or NEWEST_FIRST
-        agent_ids = [storable(filter.agent_id)] if filter and filter.agent_id is not None else None
+        agent_id = storable(filter.agent_id) if filter and filter.agent_id is not None else None
         scope = conversations_scope(tenant, order)
         window = window_of(PageArguments.given(first, after, last, before), scope, max_page_size=context.limits.max_page_size)
         async with context.engine.database.read() as connection:
-            pages = await conversation_rows.pages(connection, tenant, agent_ids, _keyset(order), window)
+            page = await conversation_rows.page(connection, tenant, _keyset(order), window, agent_id=agent_id)
 
         async def count() -> int:
             async with context.engine.database.read() as connection:
-                return sum((await conversation_rows.counts(connection, tenant, agent_ids)).values())
+                return await conversation_rows.count(connection, tenant, agent_id=agent_id)
 
-        (page,) = pages.values()
         return connection_of(page, scope, presenters.conversation, count)
 
     @strawberry.field(description="The run with this id.")
@@ -124,5 +123,4 @@ class Query:
 
 
 def _keyset(order: ConversationOrder) -> conversation_rows.KeysetOrder:
-    field = conversation_rows.ConversationOrderField(order.field.value)
-    return conversation_rows.order_by(field, descending=order.direction is OrderDirection.DESC)
+    return conversation_rows.order_by(order.field, descending=order.direction is OrderDirection.DESC)

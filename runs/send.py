@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import StrEnum
 
 from db import agents, conversations, messages, runs
 from db.heads import Head
@@ -12,9 +11,9 @@ from streams.log import Transaction
 from vocabulary.conversations import Agent, Conversation
 from vocabulary.events import ConversationChanged, MessageCompleted, MessageStarted, RunChanged
 from vocabulary.ids import Noun, new_id
-from vocabulary.messages import ContentPart, Message, MessageStatus, MessageType, SystemBody, TextPart, UserBody
+from vocabulary.messages import ContentPart, InputRole, Message, MessageStatus, MessageType, SystemBody, TextPart, UserBody
 from vocabulary.model_settings import ModelSettings
-from vocabulary.runs import Run, RunKind, RunRequest, RunStatus, Usage
+from vocabulary.runs import BusyPolicy, Run, RunKind, RunRequest, RunStatus, Usage
 
 
 class ConversationNotFound(Exception):
@@ -29,16 +28,6 @@ class ConversationBusy(Exception):
     def __init__(self, run_id: str) -> None:
         super().__init__(f"The conversation is busy with run {run_id!r}.")
         self.run_id = run_id
-
-
-class BusyPolicy(StrEnum):
-    ENQUEUE = "ENQUEUE"
-    REJECT = "REJECT"
-
-
-class InputRole(StrEnum):
-    USER = "USER"
-    SYSTEM = "SYSTEM"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from runs.advance import Lease, advance, fail, hand_over
 from runs.close import Ending
 from runs.engine import Engine
 from runs.loop import load
-from runs.writer import LeaseLost, Pen, Writer
+from runs.writer import LeaseLost, Pen, Writer, WriteRefused
 from vocabulary.ids import Noun, new_id
 from vocabulary.runs import RunError, RunErrorType, RunStatus, StopReason
 
@@ -140,6 +140,8 @@ class Worker:
             raise
         except Exception:
             log.exception("a run failed inside the engine", run_id=lease.run.id)
+            with suppress(WriteRefused):
+                await pen.flush()  # what was said before it failed stays said
             error = RunError(RunErrorType.INTERNAL, "The server failed while it worked on this run.")
             return Ending(status=RunStatus.FAILED, stop_reason=StopReason.ERROR, error=error)
 

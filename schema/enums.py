@@ -1,4 +1,4 @@
-"""The closed sets, with a sentence for each member. The enums themselves are those of `vocabulary`; those below are of the API alone."""
+"""The closed sets, with a sentence for each member. The enums themselves are those of `vocabulary`; the one below is of the API alone."""
 
 from collections.abc import Mapping
 from enum import Enum, StrEnum
@@ -6,32 +6,16 @@ from enum import Enum, StrEnum
 import strawberry
 from strawberry.types.enum import has_enum_definition
 
-from vocabulary.conversations import ConversationStatus
+from vocabulary.conversations import ConversationOrderField, ConversationStatus
 from vocabulary.events import DeltaMode, ResetReason
-from vocabulary.messages import HiddenReasoningState, MessageStatus, MessageType, ToolCallState, ToolReturnStatus, ToolSource
+from vocabulary.messages import HiddenReasoningState, InputRole, MessageStatus, MessageType, ToolCallState, ToolReturnStatus, ToolSource
 from vocabulary.model_settings import ReasoningEffort
-from vocabulary.runs import RunErrorType, RunKind, RunStatus, StopReason
-
-
-class ConversationOrderField(StrEnum):
-    CREATED_AT = "CREATED_AT"
-    LAST_MESSAGE_AT = "LAST_MESSAGE_AT"
-    LAST_RUN_COMPLETED_AT = "LAST_RUN_COMPLETED_AT"
+from vocabulary.runs import BusyPolicy, RunErrorType, RunKind, RunStatus, StopReason
 
 
 class OrderDirection(StrEnum):
     ASC = "ASC"
     DESC = "DESC"
-
-
-class BusyPolicy(StrEnum):
-    ENQUEUE = "ENQUEUE"
-    REJECT = "REJECT"
-
-
-class InputRole(StrEnum):
-    USER = "USER"
-    SYSTEM = "SYSTEM"
 
 
 def _describe(enum: type[Enum], description: str, members: Mapping[str, str]) -> None:

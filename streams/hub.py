@@ -73,13 +73,16 @@ class Hub:
         """Until cancelled: the head check, and the owner of the tasks that fill holes."""
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as self._tasks:
-            while True:
-                await asyncio.sleep(self._limits.head_check_s * random.uniform(0.8, 1.2))
-                try:
-                    await self.check_heads()
-                except DatabaseError as error:
-                    log.warning("head check failed", error=str(error))
-                await self.detach_idle(loop.time())
+            try:
+                while True:
+                    await asyncio.sleep(self._limits.head_check_s * random.uniform(0.8, 1.2))
+                    try:
+                        await self.check_heads()
+                    except DatabaseError as error:
+                        log.warning("head check failed", error=str(error))
+                    await self.detach_idle(loop.time())
+            finally:
+                self._tasks = None  # an announcement that still comes must not fail for it: its writer has committed
 
     @asynccontextmanager
     async def topic(self, conversation_id: str) -> AsyncGenerator[Topic]:

@@ -13,6 +13,12 @@ class ConversationStatus(StrEnum):
     AWAITING_INPUT = "AWAITING_INPUT"
 
 
+class ConversationOrderField(StrEnum):
+    CREATED_AT = "CREATED_AT"
+    LAST_MESSAGE_AT = "LAST_MESSAGE_AT"
+    LAST_RUN_COMPLETED_AT = "LAST_RUN_COMPLETED_AT"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentTool:
     """A server tool that an agent may use. `requires_approval` None: the tool's own default."""

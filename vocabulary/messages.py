@@ -36,6 +36,13 @@ class MessageStatus(StrEnum):
     FAILED = "FAILED"
 
 
+class InputRole(StrEnum):
+    """Whose words a client may send."""
+
+    USER = "USER"
+    SYSTEM = "SYSTEM"
+
+
 class HiddenReasoningState(StrEnum):
     REDACTED = "REDACTED"
     OMITTED = "OMITTED"

@@ -24,6 +24,13 @@ LIVE_STATUSES = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 TERMINAL_STATUSES = frozenset(RunStatus) - LIVE_STATUSES
 
 
+class BusyPolicy(StrEnum):
+    """What a send does when a run is active or queued."""
+
+    ENQUEUE = "ENQUEUE"
+    REJECT = "REJECT"
+
+
 class StopReason(StrEnum):
     END_TURN = "END_TURN"
     MAX_STEPS = "MAX_STEPS"

@@ -6,7 +6,7 @@ What is followed goes into a `Transcript`, which folds events by the rules of `d
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ fragment MessageState on Message {
   ... on SystemMessage { clientMessageId }
   ... on UserMessage { clientMessageId sender content { __typename ... on TextPart { text } ... on ImagePart { url mediaType } } }
   ... on ReasoningMessage { signature }
-  ... on HiddenReasoningMessage { hidden: state }
+  ... on HiddenReasoningMessage { state }
   ... on ToolCallMessage { toolCalls { ...ToolCallState } }
   ... on ToolReturnMessage { toolReturns { toolCallId name status output } }
   ... on ErrorMessage { error { type message } }
@@ -275,7 +275,7 @@ class Client:
         """A socket and a subscription of its own, from where the transcript stands."""
         async with self.socket() as socket:
             operation = await socket.start(FOLLOW, id=conversation_id, after=transcript.position, deltas=deltas)
-            yield Following(transcript, operation)
+            yield Following(conversation_id, transcript, socket, operation)
 
     async def followed(self, conversation_id: str, run_id: str, transcript: Transcript, *, deltas: str = "COALESCED") -> Transcript:
         """The transcript, when it has seen the run's end."""
@@ -289,7 +289,6 @@ class Socket:
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
-        self.closed: ConnectionClosed | None = None
         self._operations: dict[str, Operation] = {}
 
     async def start(self, document: str, **variables: object) -> "Operation":
@@ -317,6 +316,8 @@ class Socket:
             async for frame in self.connection:
                 message = json.loads(frame)
                 self._operations[message["id"]].frames.put_nowait(message)
+        except ConnectionClosed:  # with a code that is not that of a client's own leaving; `close_code` tells it
+            pass
         finally:
             for operation in self._operations.values():
                 operation.frames.put_nowait({"type": "closed"})
@@ -328,7 +329,7 @@ class Operation:
     def __init__(self, id_: str, socket: Socket) -> None:
         self.id = id_
         self.frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._socket = socket
+        self.socket = socket
 
     def __aiter__(self) -> Self:
         return self
@@ -348,12 +349,16 @@ class Operation:
                 raise ConnectionResetError
 
     async def stop(self) -> None:
-        await self._socket.connection.send(json.dumps({"id": self.id, "type": "complete"}))
+        await self.socket.connection.send(json.dumps({"id": self.id, "type": "complete"}))
 
 
 @dataclass(frozen=True, slots=True)
 class Following:
+    """One subscription and what has come of it."""
+
+    conversation_id: str
     transcript: Transcript
+    socket: Socket
     operation: Operation
 
     async def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -364,6 +369,11 @@ class Following:
                 if condition(item):
                     return item
         raise AssertionError("a conversation's stream never completes by itself")
+
+    async def gone(self) -> None:
+        """Takes what was still on its way when the connection broke."""
+        with suppress(ConnectionResetError):
+            await self.until(lambda _: False)
 
     async def kind(self, name: str) -> dict[str, Any]:
         return await self.until(lambda item: item["payload"]["__typename"] == name)
@@ -380,7 +390,3 @@ async def client_of(url: str, *, tenant: str = "default") -> AsyncGenerator[Clie
     async with AsyncClient(timeout=DEADLINE_S, headers=headers) as http:
         yield Client(url, http, headers)
 
-
-async def drained(items: AsyncGenerator[dict[str, Any]]) -> list[dict[str, Any]]:
-    async with aclosing(items):
-        return [item async for item in items]

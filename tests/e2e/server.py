@@ -34,10 +34,10 @@ class Server:
     def pid(self) -> int:
         return self.process.pid
 
-    async def stopped(self, signal_: signal.Signals = signal.SIGINT, *, within_s: float = STOP_S) -> int:
-        """Sends the signal; the exit code. Raises TimeoutError when it takes longer."""
-        self.process.send_signal(signal_)
-        async with asyncio.timeout(within_s):
+    async def stopped(self, signal_: signal.Signals = signal.SIGINT) -> int:
+        """Sends the signal to the whole group, as a terminal does; the exit code. Raises TimeoutError when it takes too long."""
+        killpg(self.pid, signal_)
+        async with asyncio.timeout(STOP_S):
             return await self.process.wait()
 
     async def killed(self) -> None:
@@ -51,6 +51,8 @@ async def serving(folder: Path, **settings: str) -> AsyncGenerator[Server]:
     given = {"PORT": "0", "HOST": "127.0.0.1", "DATABASE_URL": f"sqlite+aiosqlite:///{folder}/parley.db", "DEMO_DELAY_MS": "1", **settings}
     async with started([sys.executable, "app.py"], folder=ROOT, environment=given) as server:
         yield server
+        if server.process.returncode is None:
+            assert await server.stopped() == 0
 
 
 @asynccontextmanager
@@ -66,10 +68,6 @@ async def started(command: list[str], *, folder: Path, environment: Mapping[str,
             url = await _address(process, said)
         reading = asyncio.create_task(_read_on(process, said), name="stderr of the server")
         yield Server(url, process, said)
-        if process.returncode is None:
-            process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(STOP_S):
-                await process.wait()
     finally:
         with suppress(ProcessLookupError):
             killpg(process.pid, signal.SIGKILL)

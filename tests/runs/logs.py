@@ -97,9 +97,7 @@ def _calls_are_answered(history: Iterable[Message]) -> None:
 
 async def until(rig: Rig, conversation_id: str, happened: Callable[[Payload | None], bool]) -> list[Item]:
     """Follows the conversation from its start until something has happened in it."""
-    return await collect(
-        rig.reader.follow(conversation_id, after=0, mode=DeltaMode.ALL), lambda item: happened(item.payload)
-    )
+    return await collect(rig.reader.follow(conversation_id, after=0, mode=DeltaMode.ALL), lambda item: happened(item.payload))
 
 
 def said(text: str) -> Callable[[Payload | None], bool]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from llm.model import (
     Delta,
@@ -24,8 +24,8 @@ from vocabulary.runs import RunError, RunErrorType, StopReason, Usage
 
 USAGE = Usage(input_tokens=3, output_tokens=2, requests=1)
 
-Cue = ModelEvent | asyncio.Event | BaseException
-"""What a script holds: an event is said, a gate is waited for, an exception is raised."""
+Cue = ModelEvent | asyncio.Event | Callable[[], None] | BaseException
+"""What a script holds: an event is said, a gate is waited for, a function is called, an exception is raised."""
 
 
 def text(*pieces: str, index: int = 0) -> list[Cue]:
@@ -65,13 +65,14 @@ class Scripted:
         self.requests.append(request)
         try:
             for cue in self._scripts.popleft() if self._scripts else [*text("Done."), *finished()]:
-                match cue:
-                    case asyncio.Event():
-                        await cue.wait()
-                    case BaseException():
-                        raise cue
-                    case _:
-                        yield cue
+                if isinstance(cue, asyncio.Event):
+                    await cue.wait()
+                elif isinstance(cue, BaseException):
+                    raise cue
+                elif callable(cue):
+                    cue()
+                else:
+                    yield cue
         except (asyncio.CancelledError, GeneratorExit):
             self.left.set()
             raise
@@ -86,3 +87,10 @@ class Models(ModelRegistry):
 
     def resolve(self, handle: str) -> Model:
         return self._mine.get(handle) or super().resolve(handle)
+
+
+def gated(*pieces: str, index: int = 0) -> tuple[list[Cue], list[asyncio.Event]]:
+    """A text whose pieces come one by one, each but the first when its gate is opened; the last gate is before its end."""
+    gates = [asyncio.Event() for _ in pieces]
+    started, *deltas, ended = text(*pieces, index=index)
+    return [started, *(cue for delta, gate in zip(deltas, gates, strict=True) for cue in (delta, gate)), ended], gates

@@ -1,0 +1,95 @@
+"""`python -m bench [NAME …] [--runs N] [--postgres | --database-url URL]`: measures, and prints a table for each name.
+
+What is compared is measured in turn within one repetition. The databases are made for it and thrown away.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import resource
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from uvicorn.loops.auto import auto_loop_factory
+
+from bench.append import append
+from bench.fanout import fanout
+from bench.figures import Figure, table
+from bench.first_delta import first_delta
+from bench.ground import Ground, throwaway_postgres
+from bench.idle import idle
+from bench.replay import replay
+from tests.servers import NoPostgres
+
+BENCHMARKS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] = {
+    "append": ("events through the writer", append),
+    "first_delta": ("time from sending to the first delta", first_delta),
+    "replay": ("replay of an answer of 2,000 deltas", replay),
+    "idle": ("memory per idle subscriber, of 1,000", idle),
+    "fanout": ("live deltas of one conversation", fanout),
+}
+LONGEST_S = 600.0
+
+
+def main() -> None:
+    given = _arguments()
+    _allow_many_sockets()
+    try:
+        with _postgres(given) as postgres:
+            ground = Ground(given.directory, postgres)
+            _print_machine(ground)
+            for name in given.names or BENCHMARKS:
+                _measure(name, ground, given.runs)
+    except NoPostgres as missing:
+        raise SystemExit(str(missing)) from None
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measures, and prints medians and spread.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all when none is given")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="repetitions (default: 3)")
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where SQLite's files lie meanwhile")
+    postgres = parser.add_mutually_exclusive_group()
+    postgres.add_argument("--postgres", action="store_true", help="also on a PostgreSQL that is started for it")
+    postgres.add_argument("--database-url", metavar="URL", help="also on this PostgreSQL, in databases that are created and dropped")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    if given.runs < 1:
+        parser.error("--runs must be 1 or more")
+    return given
+
+
+def _postgres(given: argparse.Namespace) -> AbstractContextManager[str | None]:
+    return throwaway_postgres() if given.postgres else nullcontext(given.database_url)
+
+
+def _allow_many_sockets() -> None:
+    """For us and for the servers that we start."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _print_machine(ground: Ground) -> None:
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    print(f"{python}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} processors, {ground.sync_ms():.2f} ms to sync 4 KiB to disk")
+
+
+def _measure(name: str, ground: Ground, runs: int) -> None:
+    title, benchmark = BENCHMARKS[name]
+
+    async def once() -> list[Figure]:
+        async with asyncio.timeout(LONGEST_S):
+            return await benchmark(ground)
+
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:  # the loop that the server runs on
+        repetitions = [runner.run(once()) for _ in range(runs)]
+    print(f"\n{table(f'{name}: {title}', repetitions)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Commits whose outcome the program never learns: a database of ours that keeps it to itself, and a TCP proxy that cuts the wire.
+
+The proxy understands as much of PostgreSQL's protocol as it takes to find the message that says COMMIT.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from enum import Enum, auto
+from itertools import repeat
+from typing import Self
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
+
+from db.engine import Connection, Database
+
+_TLS_REQUEST = 80877103
+
+
+class Fate(Enum):
+    """What becomes of a commit. All but ANSWERED look alike to whoever asked for it."""
+
+    ANSWERED = auto()
+    KEPT = auto()
+    LOST = auto()
+    LATE = auto()  # it happens when the program has already begun to try again
+
+
+class Doubtful(Database):
+    """`fates` of the next commits of the tasks whose name begins with `whose`; none of anybody else's is in doubt."""
+
+    whose: str = "nobody"
+    fates: Iterator[Fate] = repeat(Fate.ANSWERED)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncGenerator[Connection]:
+        fate = Fate.ANSWERED
+        async with super().write() as connection:
+            yield connection
+            if (task := asyncio.current_task()) and task.get_name().startswith(self.whose):
+                fate = next(self.fates, Fate.ANSWERED)
+            if fate is Fate.LOST:
+                raise _nobody_knows()
+        if fate is Fate.KEPT:
+            raise _nobody_knows()
+
+
+def _nobody_knows() -> OperationalError:
+    return OperationalError("COMMIT", None, ConnectionError("the connection was lost"))
+
+
+class Proxy:
+    """Stands between the program and its PostgreSQL, and cuts the wire when `cut` has asked for it."""
+
+    def __init__(self, url: str) -> None:
+        self._upstream = make_url(url)
+        self._marked = self._again = b""
+        self._fates = iter(list[Fate]())
+        self._tries_again = asyncio.Event()
+        self._tasks = set[asyncio.Task[None]]()
+        self.cuts = 0
+
+    def cut(self, marked: bytes, fates: Iterable[Fate], *, again: bytes) -> None:
+        """The fates of the next commits whose transactions have sent `marked`. A late one waits for somebody to send `again`."""
+        self._marked, self._fates, self._again = marked, iter(fates), again
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    @property
+    def url(self) -> str:
+        port = self._server.sockets[0].getsockname()[1]
+        return self._upstream.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer), name="proxied connection")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._upstream.host
+        answers, server = await asyncio.open_connection(self._upstream.host, self._upstream.port)
+        passing_on = asyncio.create_task(_pass_on(answers, writer), name="answers of the database")
+        try:
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                await _pass_on_startup(reader, server)
+                fate, commit = await self._up_to_a_doubt(reader, server)
+                self.cuts += 1
+                await _stopped(passing_on)
+                if fate is Fate.LATE:
+                    writer.transport.abort()
+                    self._tries_again.clear()
+                    await self._tries_again.wait()
+                if fate is not Fate.LOST:
+                    await _done(commit, answers, server)
+        finally:
+            await _stopped(passing_on)
+            for end in (writer, server):
+                end.transport.abort()
+
+    async def _up_to_a_doubt(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> tuple[Fate, bytes]:
+        """Passes on what the program says until a commit meets another fate than to be answered. Raises IncompleteReadError when it leaves."""
+        sent = b""
+        while True:
+            message = await _message(reader)
+            sent = b"" if message[5:].startswith(b"BEGIN") else sent + message
+            if message[:1] == b"Q" and message[5:].startswith(b"COMMIT") and self._marked in sent:
+                if (fate := next(self._fates, Fate.ANSWERED)) is not Fate.ANSWERED:
+                    return fate, message
+            server.write(message)
+            await server.drain()
+            if self._again and self._again in message:
+                self._tries_again.set()
+
+
+async def _message(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readexactly(5)
+    return head + await reader.readexactly(int.from_bytes(head[1:]) - 4)
+
+
+async def _pass_on_startup(reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+    """Messages without a kind: maybe a request for TLS, then the real one."""
+    while True:
+        head = await reader.readexactly(8)
+        server.write(head + await reader.readexactly(int.from_bytes(head[:4]) - 8))
+        if int.from_bytes(head[4:]) != _TLS_REQUEST:
+            return
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
+async def _done(commit: bytes, answers: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+    """Returns when the database has committed: the farewell that it is sent behind the commit makes it hang up."""
+    server.write(commit + b"X" + (4).to_bytes(4))
+    await server.drain()
+    await answers.read()
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

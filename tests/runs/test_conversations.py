@@ -1,0 +1,103 @@
+"""Creating a conversation: its compiled system message, what a retry gets, and refusals that leave nothing behind."""
+
+import asyncio
+
+import pytest
+
+from llm.registry import ModelNotFound
+from runs.agents import NewAgent, NewBlock, create_agent
+from runs.conversations import AgentNotFound, IdempotencyConflict, NewConversation, create_conversation
+from tests.rig import TENANT, Rig, rig
+from tests.runs.logs import rows
+from vocabulary.conversations import Agent, ConversationStatus
+from vocabulary.events import MessageCompleted
+from vocabulary.messages import MessageStatus, MessageType
+from vocabulary.model_settings import ModelSettings
+
+
+async def _agent(parley: Rig) -> Agent:
+    blocks = (NewBlock(label="persona", value="Terse."), NewBlock(label="human", value="Ada", description="Who asks"))
+    return await create_agent(parley.engine, TENANT, NewAgent(name="tester", instructions="Be kind.", blocks=blocks))
+
+
+async def test_its_history_begins_with_the_compiled_system_message(parley: Rig) -> None:
+    agent = await _agent(parley)
+    settings = ModelSettings(temperature=0.5)
+    new = NewConversation(agent_id=agent.id, summary="A talk", model="demo/echo", model_settings=settings)
+    conversation = await create_conversation(parley.engine, TENANT, new)
+    assert conversation == await parley.read(conversation.id)
+    assert (conversation.summary, conversation.model, conversation.model_settings) == ("A talk", "demo/echo", settings)
+    assert (conversation.status, conversation.head_sequence, conversation.last_message_at) == (ConversationStatus.IDLE, 1, None)
+    [system] = await parley.history(conversation.id)
+    assert (system.id, system.type, system.status, system.ordinal) == (
+        conversation.system_message_id, MessageType.SYSTEM, MessageStatus.COMPLETED, 1,
+    )  # fmt: skip
+    assert (system.in_context, system.in_tail) == (True, False)
+    assert system.text == (
+        'Be kind.\n\n<memory label="human" description="Who asks">\nAda\n</memory>\n\n<memory label="persona">\nTerse.\n</memory>'
+    )
+    [event] = await parley.stored(conversation.id)
+    assert (event.sequence, event.run_id, event.payload) == (1, None, MessageCompleted(system))
+
+
+async def test_a_retry_gets_the_first_conversation_also_after_a_restart(parley: Rig) -> None:
+    agent = await _agent(parley)
+    new = NewConversation(agent_id=agent.id, idempotency_key="k", body_hash="h")
+    first = await create_conversation(parley.engine, TENANT, new)
+    await parley.ended((await parley.say(first.id, "Hi")).run)
+    async with rig(parley.database) as restarted:
+        before = await rows(parley.database)
+        again = await create_conversation(restarted.engine, TENANT, new)
+        assert again == await restarted.read(first.id)
+        assert await rows(parley.database) == before
+
+
+async def test_the_same_key_with_another_body_is_refused(parley: Rig) -> None:
+    agent = await _agent(parley)
+    await create_conversation(parley.engine, TENANT, NewConversation(agent_id=agent.id, idempotency_key="k", body_hash="h"))
+    before = await rows(parley.database)
+    with pytest.raises(IdempotencyConflict):
+        await create_conversation(parley.engine, TENANT, NewConversation(agent_id=agent.id, idempotency_key="k", body_hash="other"))
+    assert await rows(parley.database) == before
+
+
+async def test_twenty_simultaneous_retries_make_one_conversation(parley: Rig) -> None:
+    agent = await _agent(parley)
+    new = NewConversation(agent_id=agent.id, idempotency_key="k", body_hash="h")
+    made = await asyncio.gather(*(create_conversation(parley.engine, TENANT, new) for _ in range(20)))
+    assert len({conversation.id for conversation in made}) == 1
+    counted = await rows(parley.database)
+    assert (counted["conversations"], counted["heads"], counted["messages"], counted["events"]) == (1, 1, 1, 1)
+
+
+async def test_a_key_belongs_to_its_agent(parley: Rig) -> None:
+    made = [
+        await create_conversation(
+            parley.engine, TENANT, NewConversation(agent_id=(await _agent(parley)).id, idempotency_key="k", body_hash="h")
+        )
+        for _ in range(2)
+    ]
+    assert made[0].id != made[1].id
+
+
+async def test_without_a_key_every_call_makes_one(parley: Rig) -> None:
+    agent = await _agent(parley)
+    made = [await create_conversation(parley.engine, TENANT, NewConversation(agent_id=agent.id, body_hash="h")) for _ in range(2)]
+    assert made[0].id != made[1].id
+
+
+@pytest.mark.parametrize(("tenant", "agent_id"), [(TENANT, "agent-unknown"), (TENANT, ""), ("somebody else", None)])
+async def test_an_unknown_or_foreign_agent_is_not_found_and_nothing_is_stored(parley: Rig, tenant: str, agent_id: str | None) -> None:
+    agent = await _agent(parley)
+    before = await rows(parley.database)
+    with pytest.raises(AgentNotFound):
+        await create_conversation(parley.engine, tenant, NewConversation(agent_id=agent.id if agent_id is None else agent_id))
+    assert await rows(parley.database) == before
+
+
+async def test_an_unknown_model_is_refused_and_nothing_is_stored(parley: Rig) -> None:
+    agent = await _agent(parley)
+    before = await rows(parley.database)
+    with pytest.raises(ModelNotFound):
+        await create_conversation(parley.engine, TENANT, NewConversation(agent_id=agent.id, model="nobody/nothing"))
+    assert await rows(parley.database) == before
