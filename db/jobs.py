@@ -4,6 +4,9 @@ Its Python side cannot do that on our connections, and a job deferred on another
 function and the tables are those of the pinned version; `procrastinate.py` beside the migrations installs them.
 """
 
+import psycopg
+from procrastinate import PsycopgConnector
+from procrastinate.exceptions import ProcrastinateException
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -44,3 +47,12 @@ def libpq_url(url: URL) -> str:
     """The same database for Procrastinate's own driver, which spells some things differently."""
     query = {"sslmode" if name == "ssl" else name: value for name, value in url.query.items()}
     return url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
+
+
+JobsError = (ProcrastinateException, psycopg.Error, OSError)
+"""What Procrastinate raises when the database is away."""
+
+
+def connector(url: URL, *, pool_size: int = 4) -> PsycopgConnector:
+    """Connections of its own, on top of the pools of `engine.py`; one more listens."""
+    return PsycopgConnector(conninfo=libpq_url(url), min_size=1, max_size=pool_size, timeout=5.0, kwargs={"connect_timeout": 5})

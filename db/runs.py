@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -64,15 +64,24 @@ class Unattended:
 
 
 async def unattended(connection: AsyncConnection) -> list[Unattended]:
-    """Conversations that need somebody to advance them: a run waits and none runs, or the running one's worker let its lease run out."""
+    """Conversations that need somebody to advance them: a run waits and none runs, or the running one's worker let its lease run out.
+    Those whose run was under way come first; a bounded number.
+    """
+    return [Unattended(*row) for row in await connection.execute(_UNATTENDED)]
+
+
+def _unattended(limit: int) -> Select[Any]:
     held = select(workers.c.id).where(workers.c.lease_expires_at > now())
     running = select(runs.c.conversation_id).where(runs.c.status == RunStatus.RUNNING.value, runs.c.worker_id.in_(held))
-    query = select(runs.c.conversation_id, runs.c.id, runs.c.worker_id).where(_live, runs.c.conversation_id.not_in(running))
-    next_first = query.order_by(runs.c.conversation_id, runs.c.status != RunStatus.RUNNING.value, runs.c.created_sequence)
-    found: dict[str, Unattended] = {}
-    for row in await connection.execute(next_first):
-        found.setdefault(row.conversation_id, Unattended(*row))
-    return list(found.values())
+    waits = (runs.c.status != RunStatus.RUNNING.value).label("waits")
+    place = func.row_number().over(partition_by=runs.c.conversation_id, order_by=(waits, runs.c.created_sequence)).label("place")
+    query = select(runs.c.conversation_id, runs.c.id, runs.c.worker_id, runs.c.created_at, waits, place)
+    line = query.where(_live, runs.c.conversation_id.not_in(running)).subquery()
+    first = select(line.c.conversation_id, line.c.id, line.c.worker_id).where(line.c.place == 1)
+    return first.order_by(line.c.waits, line.c.created_at).limit(limit)
+
+
+_UNATTENDED = _unattended(limit=1000)
 
 
 async def pages(

@@ -5,6 +5,7 @@ the reconciler, the pruner. The task of one job is "advance conversation X".
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ import structlog
 
 from db import messages, runs, workers
 from db.engine import DatabaseError
-from runs.advance import Lease, advance, fail, hand_over
+from db.workers import Held
+from runs.advance import Lease, advance, fail, hand_over, release
 from runs.close import Ending
 from runs.engine import Engine
 from runs.loop import load
+from runs.sightings import Sightings
 from runs.writer import LeaseLost, Pen, Writer, WriteRefused
 from vocabulary.ids import Noun, new_id
 from vocabulary.runs import RunError, RunErrorType, RunStatus, StopReason
@@ -26,21 +29,36 @@ log = structlog.get_logger()
 
 _INSIST_S = 1.0
 _FOREVER_S = 10 * 365 * 24 * 3600.0
+_GONE_S = 3600.0
 _PRUNED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLimits:
-    """`sole`: this process owns the database. Every lease found at start is of a process that is gone, and ours needs no heartbeat:
-    not even a machine that sleeps in the middle of an answer loses it.
+    """`concurrency`: runs at a time. `sole`: this process owns the database. Every lease found at start is of a process that is gone,
+    and ours needs no heartbeat: not even a machine that sleeps in the middle of an answer loses it.
     """
 
     sole: bool
+    concurrency: int = 1000
     lease_s: float = 15.0
-    reconcile_s: float = 5.0
+    reconcile_s: float = 1.5
     prune_s: float = 60.0
     delta_retention_s: float = 3600.0
     hand_over_s: float = 1.0
+
+    @property
+    def heartbeat_s(self) -> float:
+        """So often that a run whose worker died is taken within its lease, one look of a reconciler, and this."""
+        return self.lease_s / 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A run that this worker works on."""
+
+    lease: Lease
+    task: asyncio.Task[None]
 
 
 class Worker:
@@ -52,7 +70,12 @@ class Worker:
         self._engine = engine
         self._limits = limits
         self._writer = Writer(engine)
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # by run
+        self._places = asyncio.Semaphore(limits.concurrency)
+        self._work: dict[str, _Work] = {}  # by run
+        self._in_doubt: set[str] = set()  # conversations in which we may hold a run that we do not work on
+        self._idle: frozenset[Held] = frozenset()  # what we held at the last heartbeat without working on it
+        self._sightings = Sightings(patience_s=0 if limits.sole else limits.heartbeat_s)
+        self._lease_ends = 0.0
         self._jobs: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -63,7 +86,8 @@ class Worker:
             async with asyncio.TaskGroup() as machines:
                 machines.create_task(self._guard(writing), name="writer guard")
                 if not self._limits.sole:
-                    machines.create_task(self._every(self._limits.lease_s / 3, self._heartbeat), name="heartbeat")
+                    machines.create_task(self._every(self._limits.heartbeat_s, self._heartbeat), name="heartbeat")
+                    machines.create_task(self._watch_lease(), name="lease watch")
                 machines.create_task(self._every(self._limits.prune_s, self._prune), name="pruner")
                 machines.create_task(self._every(self._limits.reconcile_s, self._reconcile, at_once=True), name="reconciler")
                 self.ready.set()
@@ -72,15 +96,19 @@ class Worker:
             writing.cancel()
             await asyncio.wait({writing})
 
-    def advance_soon(self, conversation_id: str) -> None:
+    async def advance(self, conversation_id: str) -> None:
+        """As `advance_soon`; returns when nothing more comes of it. Cancelling the caller does not stop the run: it is the worker's."""
+        await asyncio.wait({self.advance_soon(conversation_id)})
+
+    def advance_soon(self, conversation_id: str, *, lost: str | None = None) -> asyncio.Task[None]:
         """A job for this worker. Any number of jobs for one conversation are as good as one."""
-        if self._closing:
-            return
-        job = asyncio.get_running_loop().create_task(self._advance(conversation_id), name=f"advance {conversation_id}")
+        job = asyncio.get_running_loop().create_task(self._advance(conversation_id, lost), name=f"advance {conversation_id}")
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
+        return job
 
     async def _register(self) -> None:
+        self._lease_ends = asyncio.get_running_loop().time() + self._limits.lease_s
         async with self._engine.log.transaction() as transaction:
             if self._limits.sole:
                 await workers.retire_all(transaction.connection)
@@ -90,19 +118,33 @@ class Worker:
         """The writer must outlive the other machines, to commit the last words of runs; but it must not die before them."""
         await asyncio.shield(writing)
 
-    async def _advance(self, conversation_id: str) -> None:
+    async def _advance(self, conversation_id: str, lost: str | None) -> None:
+        lease = None
         try:
-            lease = await advance(self._engine, self.id, conversation_id)
+            async with self._places:
+                if not self._closing:
+                    lease = await advance(self._engine, self.id, conversation_id, lost=lost)
+                if lease is not None:
+                    await self._hold(lease)
         except DatabaseError as error:
+            self._in_doubt.add(conversation_id)
+            self._sightings.forget()
             log.warning("a conversation could not be advanced; the reconciler will", conversation_id=conversation_id, error=str(error))
-            return
-        if lease is not None:
-            await self._hold(lease)
+        finally:
+            if lease is None and self._closing:
+                await self._pass_on(conversation_id)
+
+    async def _pass_on(self, conversation_id: str) -> None:
+        """A job that came while we were leaving is for another worker. Where there is none, the next start finds it."""
+        if not self._limits.sole:
+            with suppress(*DatabaseError):
+                async with self._engine.log.transaction() as transaction:
+                    await self._engine.dispatcher.defer(transaction, conversation_id)
 
     async def _hold(self, lease: Lease) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks[lease.run.id] = task
+        self._work[lease.run.id] = _Work(lease, task)
         try:
             ending = await self._respond(lease)
             if ending is not None:
@@ -117,7 +159,7 @@ class Worker:
                 await hand_over(self._engine, lease)
             raise
         finally:
-            self._tasks.pop(lease.run.id, None)
+            self._work.pop(lease.run.id, None)
 
     async def _insist(self, command: Callable[[], Awaitable[None]]) -> None:
         """What must not be left undone while this worker lives: nobody else would do it before the lease runs out."""
@@ -157,38 +199,61 @@ class Worker:
                 await workers.retire(transaction.connection, self.id)
 
     async def _every(self, seconds: float, duty: Callable[[], Awaitable[None]], *, at_once: bool = False) -> None:
-        """A machine: one duty, again and again. A database that is away is waited out."""
+        """A machine: one duty, again and again, never in step with other workers'. A database that is away is waited out."""
         if not at_once:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds * random.random())
         while True:
             try:
                 await duty()
             except DatabaseError as error:
+                self._sightings.forget()
                 log.warning("a duty of the worker failed", duty=duty.__name__, error=str(error))
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds * random.uniform(0.8, 1.0))
 
     async def _heartbeat(self) -> None:
-        tasks = dict(self._tasks)  # before the answer: what is taken after it is not in it
-        async with self._engine.log.transaction() as transaction:
-            held = set(await workers.renew(transaction.connection, self.id, self._limits.lease_s))
-        for run_id, task in tasks.items():
-            if run_id not in held:
-                task.cancel()
+        asked = asyncio.get_running_loop().time()
+        working = dict(self._work)  # before the answer: what is taken after it is not in it
+        async with asyncio.timeout(self._limits.lease_s), self._engine.log.transaction() as transaction:
+            held = frozenset(await workers.renew(transaction.connection, self.id, self._limits.lease_s))
+        self._lease_ends = asked + self._limits.lease_s
+        ids = {one.run_id for one in held}
+        for run_id, work in working.items():
+            if run_id not in ids:
+                work.task.cancel()
+        idle = frozenset(one for one in held if one.run_id not in self._work)
+        self._in_doubt |= {one.conversation_id for one in idle & self._idle}
+        self._idle = idle
+
+    async def _watch_lease(self) -> None:
+        """Whoever cannot tell the others that it lives must stop: they hold it for dead, and do its work."""
+        loop = asyncio.get_running_loop()
+        while True:
+            while (left_s := self._lease_ends - loop.time()) > 0:
+                await asyncio.sleep(left_s)
+            for work in self._work.values():
+                log.warning("the lease has run out; a run is left to others", run_id=work.lease.run.id)
+                self._in_doubt.add(work.lease.run.conversation_id)
+                work.task.cancel()
+            await asyncio.sleep(self._limits.heartbeat_s)
 
     async def _reconcile(self) -> None:
-        """Finds what fell through: a job that was lost, a run whose worker is gone."""
+        """Finds what fell through: a job that was lost, a run whose worker is gone, one that we hold without working on it."""
+        for conversation_id in list(self._in_doubt):
+            await release(self._engine, self.id, conversation_id, working_on=self._work)
+            self._in_doubt.discard(conversation_id)
         async with self._engine.database.read() as connection:
             found = await runs.unattended(connection)
-        for conversation_id in found:
-            self.advance_soon(conversation_id)
+        for one in self._sightings.confirmed(found, now=asyncio.get_running_loop().time()):
+            if not self._places.locked():
+                self.advance_soon(one.conversation_id, lost=one.worker_id)
 
     async def _prune(self) -> None:
-        """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction."""
+        """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, and dead workers."""
         before = self._engine.clock() - timedelta(seconds=self._limits.delta_retention_s)
-        while True:
-            async with self._engine.database.read() as connection:
-                found = await messages.prunable(connection, before=before, limit=_PRUNED_AT_ONCE)
-            if not found:
-                return
+        taken = True
+        while taken:
             async with self._engine.log.transaction() as transaction:
-                await messages.prune(transaction.connection, found)
+                taken = await messages.take_prunable(transaction.connection, before=before, limit=_PRUNED_AT_ONCE)
+                await messages.prune(transaction.connection, taken)
+        async with self._engine.log.transaction() as transaction:
+            await workers.forget_gone(transaction.connection, gone_s=_GONE_S)
