@@ -1,19 +1,56 @@
 """The bus: a doorbell. It carries committed events to the processes that listen; the log of record is the database.
 
-An announcement may be late, doubled or lost. That is a delay, never a loss: the hub sees the hole in the numbers, or its head check does.
+An announcement may be late, doubled or lost. That is a delay, never a loss: the hub sees the hole in the numbers, the bus says which
+topics it is in doubt about, and the head check finds the rest.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from vocabulary.events import Event
 
-Listener = Callable[[Event], None]
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """`event` None: too large to travel, or not readable here; the log has it at this number."""
+
+    conversation_id: str
+    sequence: int
+    event: Event | None
+
+
+class Listener(Protocol):
+    """Who is told; called in the event loop, must not wait."""
+
+    def heard(self, announcement: Announcement) -> None:
+        """Of an attached topic; in the order of publishing for each publisher and topic."""
+        ...
+
+    def doubt(self, topics: Collection[str]) -> None:
+        """Announcements of these topics may have been lost, or (while they are not attached) are being lost."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusStatus:
+    """`connected`: whether announcements travel. `dropped`: given up while they did not. The rest counts from the start of the process."""
+
+    connected: bool = True
+    published: int = 0
+    dropped: int = 0
+    received: int = 0
+    reconnects: int = 0
 
 
 class Bus(Protocol):
     def listen(self, listener: Listener) -> None:
-        """Who is told of the events of attached topics; called in the event loop, in order per topic. One per process."""
+        """Before anything is attached. One listener per process."""
+        ...
+
+    async def run(self) -> None:
+        """Until cancelled: what keeps announcements travelling."""
         ...
 
     def publish(self, events: Sequence[Event]) -> None:
@@ -21,10 +58,19 @@ class Bus(Protocol):
         ...
 
     async def attach(self, topic: str) -> None:
-        """Returns once announcements of this conversation arrive."""
+        """Returns once announcements of this conversation are certain to arrive; waits for a bus that is away.
+
+        The wish stays until `detach`, even if this is cancelled: a confirmation that nobody waits for any more is reported as a doubt.
+        """
         ...
 
-    async def detach(self, topic: str) -> None: ...
+    def detach(self, topic: str) -> None: ...
+
+    def is_attached(self, topic: str) -> bool:
+        """Whether announcements arrive now, as far as anybody knows."""
+        ...
+
+    def status(self) -> BusStatus: ...
 
 
 class MemoryBus:
@@ -33,19 +79,31 @@ class MemoryBus:
     def __init__(self) -> None:
         self._attached: set[str] = set()
         self._listener: Listener | None = None
+        self._published = self._received = 0
 
     def listen(self, listener: Listener) -> None:
         self._listener = listener
 
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
     def publish(self, events: Sequence[Event]) -> None:
+        self._published += len(events)
         if self._listener is None:
             return
         for event in events:
             if event.conversation_id in self._attached:
-                self._listener(event)
+                self._received += 1
+                self._listener.heard(Announcement(event.conversation_id, event.sequence, event))
 
     async def attach(self, topic: str) -> None:
         self._attached.add(topic)
 
-    async def detach(self, topic: str) -> None:
+    def detach(self, topic: str) -> None:
         self._attached.discard(topic)
+
+    def is_attached(self, topic: str) -> bool:
+        return topic in self._attached
+
+    def status(self) -> BusStatus:
+        return BusStatus(published=self._published, received=self._received)

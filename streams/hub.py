@@ -1,23 +1,24 @@
 """The hub: one topic per followed conversation and process, shared by all its subscribers.
 
 A topic keeps a bounded tail of recent events; each subscriber is a cursor into it, so a subscriber costs no queue and a slow one no
-memory. The hub attaches topics to the bus, fills the holes that announcements leave, checks quiet topics against their heads
-(one query for all of them), and lets a topic linger before it detaches.
+memory. The hub attaches topics to the bus, fills the holes that announcements leave, compares tails with their heads (one query for
+all topics: of the quiet ones now and then, of those in doubt every second until the doubt is gone), and lets a topic linger before
+it detaches.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
 
 from db import events, heads
 from db.engine import Database, DatabaseError
-from streams.bus import Bus
+from streams.bus import Announcement, Bus
 from streams.tail import Tail
-from vocabulary.events import DeltaMode, Event
+from vocabulary.events import DeltaMode
 
 log = structlog.get_logger()
 
@@ -28,10 +29,14 @@ class NoSuchConversation(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubLimits:
+    """`attach_s`: after so long a join goes on without the bus."""
+
     tail_events: int = 1024
     page_events: int = 500
     concurrent_reads: int = 4
+    attach_s: float = 1.0
     head_check_s: float = 30.0
+    doubt_check_s: float = 1.0
     linger_s: float = 30.0
 
 
@@ -43,7 +48,7 @@ class Topic:
         self.tail = Tail(0, size=0)
         self.subscribers = 0
         self.idle_since = 0.0
-        self.attached = False
+        self.begun = False
         self.filling = False
         self.lock = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -67,42 +72,77 @@ class Hub:
         self._topics: dict[str, Topic] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._reads = asyncio.Semaphore(limits.concurrent_reads)
-        bus.listen(self._heard)
+        self._doubted: set[str] = set()
+        self._in_doubt = asyncio.Event()
+        bus.listen(self)
 
     async def run(self) -> None:
-        """Until cancelled: the head check, and the owner of the tasks that fill holes."""
-        loop = asyncio.get_running_loop()
+        """Until cancelled: two machines that compare heads, and the owner of the tasks that fill holes."""
         async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self._settle_doubts(), name="doubts")
             try:
-                while True:
-                    await asyncio.sleep(self._limits.head_check_s * random.uniform(0.8, 1.2))
-                    try:
-                        await self.check_heads()
-                    except DatabaseError as error:
-                        log.warning("head check failed", error=str(error))
-                    await self.detach_idle(loop.time())
+                await self._look_after_quiet()
             finally:
                 self._tasks = None  # an announcement that still comes must not fail for it: its writer has committed
 
+    async def _look_after_quiet(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.head_check_s * random.uniform(0.8, 1.2))
+            self.detach_idle(asyncio.get_running_loop().time())
+            try:
+                await self.check_heads()
+            except DatabaseError as error:
+                log.warning("head check failed", error=str(error))
+
+    async def _settle_doubts(self) -> None:
+        """Stands still while all is well. A doubt stays until a check has succeeded on an attached topic."""
+        while True:
+            await self._in_doubt.wait()
+            self._in_doubt.clear()
+            doubted, self._doubted = self._doubted & self._topics.keys(), set()
+            try:
+                await self.check_heads(doubted)
+                self._doubted |= {id_ for id_ in doubted if not self._is_live(id_)}
+            except DatabaseError as error:
+                log.warning("head check failed; trying again", error=str(error))
+                self._doubted |= doubted
+            await asyncio.sleep(self._limits.doubt_check_s)
+            if self._doubted:
+                self._in_doubt.set()
+
+    def _is_live(self, conversation_id: str) -> bool:
+        topic = self._topics.get(conversation_id)
+        return topic is None or (topic.begun and self._bus.is_attached(conversation_id))
+
     @asynccontextmanager
     async def topic(self, conversation_id: str) -> AsyncGenerator[Topic]:
-        """The attached topic. Its tail begins at a head read after the bus had confirmed, so nothing lies between tail and log."""
+        """Its tail begins at a head read after the bus had confirmed, so nothing lies between tail and log; or else it begins in doubt."""
         topic = self._topics.setdefault(conversation_id, Topic(conversation_id))
         topic.subscribers += 1
         try:
             async with topic.lock:
-                if not topic.attached:
-                    await self._attach(topic)
+                if not topic.begun:
+                    await self._begin(topic)
             yield topic
         finally:
             topic.subscribers -= 1
             topic.idle_since = asyncio.get_running_loop().time()
 
-    async def _attach(self, topic: Topic) -> None:
-        await self._bus.attach(topic.conversation_id)
+    async def _begin(self, topic: Topic) -> None:
+        attached = await self._attach(topic)
         position = await self.head_of(topic.conversation_id)
         topic.tail = Tail(position, size=self._limits.tail_events)
-        topic.attached = True
+        topic.begun = True
+        if not attached:
+            self.doubt([topic.conversation_id])
+
+    async def _attach(self, topic: Topic) -> bool:
+        """False: the bus is away; it will say when it is back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.attach_s):
+                await self._bus.attach(topic.conversation_id)
+                return True
+        return False
 
     async def head_of(self, conversation_id: str) -> int:
         async with self._reads, self._database.read() as connection:
@@ -123,17 +163,25 @@ class Hub:
         async with self._reads, self._database.read() as connection:
             return await events.backlog(connection, conversation_id, after=after, run_id=run_id, at_most=at_most)
 
-    def _heard(self, event: Event) -> None:
-        topic = self._topics.get(event.conversation_id)
-        if topic is None or not topic.attached:
+    def heard(self, announcement: Announcement) -> None:
+        """What the bus tells: taken when it is the next, else a reason to read the log."""
+        topic = self._topics.get(announcement.conversation_id)
+        if topic is None or not topic.begun:
             return
-        if topic.tail.offer(event):
+        if announcement.event is None:
+            topic.tail.hear_of(announcement.sequence)
+        elif topic.tail.offer(announcement.event):
             topic.wake()
-        elif topic.tail.incomplete:
-            self._fill_soon(topic)
+            return
+        self._fill_soon(topic)
+
+    def doubt(self, topics: Collection[str]) -> None:
+        """What the bus is not sure of is compared with its heads."""
+        self._doubted.update(topics)
+        self._in_doubt.set()
 
     def _fill_soon(self, topic: Topic) -> None:
-        if self._tasks is not None and not topic.filling:
+        if self._tasks is not None and topic.tail.incomplete and not topic.filling:
             topic.filling = True
             self._tasks.create_task(self._fill(topic), name=f"fill {topic.conversation_id}")
 
@@ -143,34 +191,31 @@ class Hub:
                 page = await self.read(topic.conversation_id, after=topic.tail.position, mode=DeltaMode.ALL)
                 topic.tail.fill(page.events, page.end)
                 topic.wake()
-        except (*DatabaseError, NoSuchConversation) as error:
-            log.warning(
-                "a hole could not be filled; the next head check tries again", conversation_id=topic.conversation_id, error=str(error)
-            )
+        except DatabaseError as error:
+            log.warning("a hole could not be filled; trying again", conversation_id=topic.conversation_id, error=str(error))
+            self.doubt([topic.conversation_id])
+        except NoSuchConversation:
+            log.warning("a conversation that is followed is gone", conversation_id=topic.conversation_id)
         finally:
             topic.filling = False
 
-    async def check_heads(self) -> None:
-        """Finds announcements that were lost with nothing after them. One query, whatever the number of topics and subscribers."""
-        followed = {id_: topic for id_, topic in self._topics.items() if topic.attached and topic.subscribers}
+    async def check_heads(self, among: Collection[str] | None = None) -> None:
+        """Finds announcements that were lost with nothing after them. One query, whatever the number of topics and subscribers.
+
+        None: all that have subscribers.
+        """
+        chosen = [topic for id_, topic in self._topics.items() if (topic.subscribers if among is None else id_ in among)]
+        followed = {topic.conversation_id: topic for topic in chosen if topic.begun}
         if not followed:
             return
         async with self._database.read() as connection:
             found = await heads.positions(connection, followed)
         for conversation_id, position in found.items():
-            topic = followed[conversation_id]
-            topic.tail.hear_of(position)
-            if topic.tail.incomplete:
-                self._fill_soon(topic)
+            followed[conversation_id].tail.hear_of(position)
+            self._fill_soon(followed[conversation_id])
 
-    async def detach_idle(self, now: float) -> None:
-        for topic in list(self._topics.values()):
-            if topic.subscribers or now - topic.idle_since < self._limits.linger_s:
-                continue
-            async with topic.lock:
-                if topic.subscribers:  # joined while we waited for the lock
-                    continue
-                await self._bus.detach(topic.conversation_id)
-                topic.attached = False
-                if not topic.subscribers:
-                    self._topics.pop(topic.conversation_id, None)
+    def detach_idle(self, now: float) -> None:
+        for id_, topic in list(self._topics.items()):
+            if not topic.subscribers and now - topic.idle_since >= self._limits.linger_s:
+                del self._topics[id_]
+                self._bus.detach(id_)

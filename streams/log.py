@@ -68,11 +68,10 @@ class Log:
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Transaction]:
         """Commits on leaving, then announces. An exception leaves nothing behind and announces nothing."""
-        async with self.database.write() as connection:
+        async with self.database.write(committed=lambda: self.announce(transaction)) as connection:
             transaction = Transaction(connection, self.clock)
             yield transaction
             await transaction.settle()
-        self.announce(transaction)
 
     def announce(self, transaction: Transaction) -> None:
         """What follows a commit. Called on leaving `transaction()`, and by who learns later that its commit had happened."""

@@ -148,7 +148,8 @@ class _Subscription:
         return run is not None and run.ended and run.sequence <= self.position
 
     def _wants(self, event: Event) -> bool:
-        return (self.run is None or event.run_id == self.run.id) and self.accepts(event)
+        concerns_us = self.run is None or event.run_id == self.run.id or isinstance(event.payload, StreamReset)
+        return concerns_us and self.accepts(event)
 
     def _item(self, event: Event) -> Item:
         item = Item(event.sequence, self.previous, event.occurred_at, event.run_id, event.payload)

@@ -8,8 +8,11 @@ import pytest_asyncio
 
 from db.engine import Database
 from db.migrate import upgrade
+from streams.bus import Bus, MemoryBus
+from tests.redis_servers import NoRedis, redis
 from tests.rig import Rig, rig
 from tests.servers import NoPostgres, fresh_database, postgres
+from tests.streams.buses import redis_bus, running
 
 
 @pytest.fixture(scope="session")
@@ -62,8 +65,31 @@ async def database(database_url: str) -> AsyncGenerator[Database]:
     await opened.close()
 
 
+@pytest.fixture(scope="session")
+def redis_url() -> Generator[str]:
+    """One server for all tests, who each take channels of their own."""
+    try:
+        with redis() as url:
+            yield url
+    except NoRedis as missing:
+        pytest.exit(str(missing), returncode=1)
+
+
+@pytest.fixture
+def redis_to_share(request: pytest.FixtureRequest, postgres_to_copy: tuple[str, str] | None) -> str | None:
+    """PostgreSQL goes with Redis, SQLite with the bus in memory."""
+    return None if postgres_to_copy is None else request.getfixturevalue("redis_url")
+
+
 @pytest_asyncio.fixture
-async def parley(database: Database) -> AsyncGenerator[Rig]:
-    """The whole engine on either database, with the scripted model at no delay."""
-    async with rig(database) as running:
-        yield running
+async def bus(redis_to_share: str | None) -> AsyncGenerator[Bus]:
+    """That which goes with `database`, running."""
+    async with running(MemoryBus() if redis_to_share is None else redis_bus(redis_to_share)) as started:
+        yield started
+
+
+@pytest_asyncio.fixture
+async def parley(database: Database, bus: Bus) -> AsyncGenerator[Rig]:
+    """The whole engine on either database with its bus, with the scripted model at no delay."""
+    async with rig(database, bus=bus) as running_rig:
+        yield running_rig

@@ -1,33 +1,77 @@
-"""A bus whose announcements arrive when a test says so: late, in the wrong order, twice, or never."""
+"""Buses for tests: one whose announcements arrive when a test says so, a real one run for a while, and an ear that remembers."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+from uuid import uuid4
 
-from streams.bus import Listener
+from streams.bus import Announcement, Bus, MemoryBus
+from streams.redis_bus import RedisBus
+from streams.redis_line import RedisLimits
 from vocabulary.events import Event
 
+DEADLINE_S = 20
 
-class HeldBus:
-    """Holds every announcement. What arrives for a topic that is not attached is not heard, as on any bus."""
+B = TypeVar("B", bound=Bus)
+
+
+class HeldBus(MemoryBus):
+    """Holds every announcement: they arrive late, in the wrong order, twice, or never. What is not attached then does not hear it."""
 
     def __init__(self) -> None:
-        self.attached: set[str] = set()
+        super().__init__()
         self.held: dict[int, Event] = {}
-        self._listener: Listener | None = None
-
-    def listen(self, listener: Listener) -> None:
-        self._listener = listener
 
     def publish(self, events: Sequence[Event]) -> None:
         self.held |= {event.sequence: event for event in events}
 
-    async def attach(self, topic: str) -> None:
-        self.attached.add(topic)
-
-    async def detach(self, topic: str) -> None:
-        self.attached.discard(topic)
-
     def arrive(self, sequence: int) -> None:
         """It may arrive again: nothing is forgotten."""
-        event = self.held[sequence]
-        if self._listener is not None and event.conversation_id in self.attached:
-            self._listener(event)
+        super().publish([self.held[sequence]])
+
+
+class Ear:
+    """A listener that can be waited for."""
+
+    def __init__(self) -> None:
+        self.heard_of: dict[str, list[Announcement]] = {}
+        self.doubted: list[str] = []
+        self._rung = asyncio.Event()
+
+    def heard(self, announcement: Announcement) -> None:
+        self.heard_of.setdefault(announcement.conversation_id, []).append(announcement)
+        self._rung.set()
+
+    def doubt(self, topics: Collection[str]) -> None:
+        self.doubted.extend(topics)
+        self._rung.set()
+
+    def numbers(self, topic: str) -> list[int]:
+        return [announcement.sequence for announcement in self.heard_of.get(topic, [])]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Looked at after whatever it hears."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                self._rung.clear()
+                await self._rung.wait()
+
+    async def hears(self, topic: str, sequence: int) -> None:
+        await self.until(lambda: sequence in self.numbers(topic))
+
+
+@asynccontextmanager
+async def running(bus: B) -> AsyncGenerator[B]:
+    machine = asyncio.create_task(bus.run(), name="bus")
+    try:
+        yield bus
+    finally:
+        machine.cancel()
+        with suppress(asyncio.CancelledError):
+            await machine
+
+
+def redis_bus(url: str, *, cluster: bool = False, limits: RedisLimits | None = None, prefix: str | None = None) -> RedisBus:
+    """On channels of its own, unless it is told whose."""
+    return RedisBus(url, cluster=cluster, prefix=prefix or f"parley-test-{uuid4().hex}:", limits=limits)

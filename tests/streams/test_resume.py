@@ -15,6 +15,7 @@ import pytest
 from db.engine import Database
 from runs.tools import Arguments, ServerTool
 from runs.worker import WorkerLimits
+from streams.bus import Bus
 from streams.reader import Reader
 from tests.rig import Rig, rig
 from tests.streams.client import State
@@ -84,9 +85,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(database: Database) -> AsyncGenerator[Scene]:
+async def scene(database: Database, bus: Bus) -> AsyncGenerator[Scene]:
     model = PacedModel()
-    async with rig(database, models=OnlyModel(model), tools=[TELESCOPE]) as parley:
+    async with rig(database, bus=bus, models=OnlyModel(model), tools=[TELESCOPE]) as parley:
         conversation = await parley.conversation(tools=["telescope"])
         async with audience(parley.reader, conversation.id) as first:
             watchers = [first.watch(mode) for mode in DeltaMode]
@@ -101,8 +102,8 @@ def holds_text(mode: DeltaMode) -> bool:
 
 
 @pytest.mark.parametrize("deltas", HELD_AFTER, ids=lambda n: f"after-delta-{n}")
-async def test_a_subscriber_may_resume_from_anywhere_while_a_run_goes_on(database: Database, deltas: int) -> None:
-    async with scene(database) as playing, audience(playing.parley.reader, playing.conversation_id) as again:
+async def test_a_subscriber_may_resume_from_anywhere_while_a_run_goes_on(database: Database, bus: Bus, deltas: int) -> None:
+    async with scene(database, bus) as playing, audience(playing.parley.reader, playing.conversation_id) as again:
         await playing.play(deltas=deltas)
         now = playing.everything.client.state()
         assert any(message.status is MessageStatus.IN_PROGRESS for message in now.messages.values())
@@ -128,36 +129,36 @@ async def told_again(playing: Scene, reader: Reader, final: State) -> None:
             assert watcher.client.resets == []
 
 
-async def test_a_subscriber_may_resume_from_anywhere_after_the_runs_have_ended(database: Database) -> None:
-    async with scene(database) as playing:
+async def test_a_subscriber_may_resume_from_anywhere_after_the_runs_have_ended(database: Database, bus: Bus) -> None:
+    async with scene(database, bus) as playing:
         await playing.play(deltas=ALL_DELTAS)
         head = await playing.finish()
         assert set(playing.everything.held) == set(range(head + 1)), "every position is tried"
         await told_again(playing, playing.parley.reader, playing.everything.client.state())
 
 
-async def test_a_subscriber_may_resume_from_anywhere_after_the_deltas_were_pruned(database: Database) -> None:
-    async with scene(database) as playing:
+async def test_a_subscriber_may_resume_from_anywhere_after_the_deltas_were_pruned(database: Database, bus: Bus) -> None:
+    async with scene(database, bus) as playing:
         await playing.play(deltas=ALL_DELTAS)
         await playing.finish()
         final = playing.everything.client.state()
-    async with pruned(database, playing.conversation_id) as parley:
+    async with pruned(database, bus, playing.conversation_id) as parley:
         await told_again(playing, parley.reader, final)
 
 
 @asynccontextmanager
-async def pruned(database: Database, conversation_id: str) -> AsyncGenerator[Rig]:
+async def pruned(database: Database, bus: Bus, conversation_id: str) -> AsyncGenerator[Rig]:
     """Served again by a process that keeps deltas for no time; once it has pruned."""
     limits = WorkerLimits(sole=database.is_sqlite, delta_retention_s=0, prune_s=0.01)
-    async with rig(database, worker_limits=limits) as parley:
+    async with rig(database, bus=bus, worker_limits=limits) as parley:
         async with asyncio.timeout(DEADLINE_S):
             while any(isinstance(event.payload, MessageDelta) for event in await parley.stored(conversation_id)):
                 pass
         yield parley
 
 
-async def test_what_is_resumed_here_is_all_there_is_to_resume(database: Database) -> None:
-    async with scene(database) as playing:
+async def test_what_is_resumed_here_is_all_there_is_to_resume(database: Database, bus: Bus) -> None:
+    async with scene(database, bus) as playing:
         await playing.play(deltas=ALL_DELTAS)
         await playing.finish()
         assert len(playing.everything.told(MessageDelta)) == ALL_DELTAS

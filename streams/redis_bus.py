@@ -1,0 +1,168 @@
+"""The bus between processes: Redis pub/sub, one channel for each conversation, one line for all channels of a server.
+
+Nothing is kept in Redis. What it loses (a restart, a flush, a line that broke) is a doubt, which the hub settles from the log.
+How to hear is told in `redis_line.py`, how to announce in `redis_outbox.py`, which servers there are in `redis_servers.py`.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence, Set
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+
+from streams.bus import BusStatus, Listener
+from streams.codec import decode, encode
+from streams.redis_line import AWAY, Line, RedisLimits
+from streams.redis_outbox import Outbox
+from streams.redis_servers import ClusterServers, Servers, SingleServer
+from vocabulary.events import Event
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Wish:
+    """One attached topic. `line` None: not known yet which server holds it. `doubtful`: somebody went on without the confirmation."""
+
+    line: Line | None = None
+    confirmed: asyncio.Event = field(default_factory=asyncio.Event)
+    doubtful: bool = False
+
+
+class RedisBus:
+    """Start `run()` in a task of its own; until then, and while Redis is away, attaching waits and announcements are kept for a while."""
+
+    def __init__(self, url: str, *, cluster: bool = False, prefix: str = "parley:", limits: RedisLimits | None = None) -> None:
+        self._limits = limits or RedisLimits()
+        self._servers: Servers = ClusterServers(url, self._limits) if cluster else SingleServer(url, self._limits)
+        self._outbox = Outbox(self._servers.publish, self._limits)
+        self._prefix = prefix
+        self._listener: Listener | None = None
+        self._wishes: dict[str, _Wish] = {}
+        self._lines: dict[str, tuple[Line, asyncio.Task[None]]] = {}
+        self._trouble = asyncio.Event()
+        self._received = 0
+
+    def listen(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._outbox.run(), name="outbox")
+                tasks.create_task(self._keep_lines(tasks), name="lines to Redis")
+        finally:
+            await self._servers.close()
+
+    def publish(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._outbox.put(self._prefix + event.conversation_id, encode(event))
+
+    async def attach(self, topic: str) -> None:
+        wish = self._wishes.setdefault(topic, _Wish())
+        self._place(topic, wish)
+        try:
+            await wish.confirmed.wait()
+        except asyncio.CancelledError:
+            wish.doubtful = True
+            raise
+
+    def detach(self, topic: str) -> None:
+        wish = self._wishes.pop(topic, None)
+        if wish is not None and wish.line is not None:
+            wish.line.unwish(self._prefix + topic)
+
+    def is_attached(self, topic: str) -> bool:
+        wish = self._wishes.get(topic)
+        return wish is not None and wish.confirmed.is_set()
+
+    def status(self) -> BusStatus:
+        lines = [line for line, _ in self._lines.values()]
+        return BusStatus(
+            connected=bool(lines) and all(line.connected for line in lines) and not self._outbox.failing,
+            published=self._outbox.published,
+            dropped=self._outbox.dropped,
+            received=self._received,
+            reconnects=sum(max(line.connects - 1, 0) for line in lines),
+        )
+
+    # ---- one line for each server, each topic on the line of its server
+
+    async def _keep_lines(self, tasks: asyncio.TaskGroup) -> None:
+        """After trouble another server may hold a topic: who is there is learnt again."""
+        failures = 0
+        while True:
+            self._trouble.clear()
+            try:
+                self._keep(await self._servers.learn(), tasks)
+                failures = 0
+            except AWAY as error:
+                if not failures:
+                    log.warning("Redis does not tell who is there; asking again", error=str(error))
+                failures += 1
+                self._trouble.set()
+            await asyncio.sleep(self._limits.backoff_s(failures))
+            await self._trouble.wait()
+
+    def _keep(self, servers: Set[str], tasks: asyncio.TaskGroup) -> None:
+        for gone in self._lines.keys() - servers:
+            self._lines.pop(gone)[1].cancel()
+        for new in servers - self._lines.keys():
+            line = Line(partial(self._servers.connection, new), self, self._limits, sharded=self._servers.sharded)
+            self._lines[new] = line, tasks.create_task(line.run(), name=f"line to Redis {new}")
+        for topic, wish in self._wishes.items():
+            self._place(topic, wish)
+
+    def _place(self, topic: str, wish: _Wish) -> None:
+        channel = self._prefix + topic
+        line, _ = self._lines.get(self._servers.holder(channel) or "", (None, None))
+        if wish.line is line:
+            return
+        if wish.line is not None:
+            wish.line.unwish(channel)
+            self._unconfirm([topic])
+        wish.line = line
+        if line is None:
+            self._trouble.set()
+        else:
+            line.wish(channel)
+
+    def _unconfirm(self, topics: Iterable[str]) -> None:
+        heard = [topic for topic in topics if self.is_attached(topic)]
+        for topic in heard:
+            self._wishes[topic].confirmed.clear()
+            self._wishes[topic].doubtful = True
+        self._doubt(heard)
+
+    def _doubt(self, topics: Collection[str]) -> None:
+        if self._listener is not None and topics:
+            self._listener.doubt(topics)
+
+    # ---- what lines tell
+
+    def message(self, channel: str, data: bytes) -> None:
+        topic = channel.removeprefix(self._prefix)
+        if self._listener is None or topic not in self._wishes:
+            return
+        self._received += 1
+        announcement = decode(topic, data)
+        if announcement is None:
+            self._doubt([topic])
+        else:
+            self._listener.heard(announcement)
+
+    def confirmed(self, line: Line, channel: str) -> None:
+        topic = channel.removeprefix(self._prefix)
+        wish = self._wishes.get(topic)
+        if wish is None or wish.line is not line:
+            return
+        wish.confirmed.set()
+        if wish.doubtful:
+            wish.doubtful = False
+            self._doubt([topic])
+
+    def broken(self, line: Line, channels: Collection[str]) -> None:
+        topics = [channel.removeprefix(self._prefix) for channel in channels]
+        self._unconfirm(topic for topic in topics if topic in self._wishes and self._wishes[topic].line is line)
+        self._trouble.set()

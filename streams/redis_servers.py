@@ -1,0 +1,123 @@
+"""Where channels live: on one Redis server, or spread over the nodes of a cluster, each of which holds the shard channels of its slots."""
+
+import asyncio
+import math
+from collections.abc import Sequence, Set
+from typing import Any, Protocol
+
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
+
+from streams.redis_line import RedisLimits
+from streams.redis_outbox import Outgoing
+
+
+class Servers(Protocol):
+    """Every method that waits raises one of `AWAY` when it fails."""
+
+    sharded: bool
+
+    async def learn(self) -> Set[str]:
+        """Finds out which servers there are, and what they hold; before anything else, and again after trouble."""
+        ...
+
+    def holder(self, channel: str) -> str | None:
+        """The name of the server that a channel is on; None while nobody is known to hold it."""
+        ...
+
+    def connection(self, server: str) -> AbstractConnection:
+        """A new one, not connected yet, that will not repair itself."""
+        ...
+
+    async def publish(self, batch: Sequence[Outgoing]) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class SingleServer:
+    """Announces with the pipeline written out: it costs a third of the library's own, and is on the path of every token."""
+
+    sharded = False
+    _name = "server"
+
+    def __init__(self, url: str, limits: RedisLimits) -> None:
+        self._limits = limits
+        self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=limits.timeout_s, socket_connect_timeout=limits.timeout_s
+        )
+        self._publishing: AbstractConnection | None = None
+
+    async def learn(self) -> Set[str]:
+        return {self._name}
+
+    def holder(self, channel: str) -> str | None:  # noqa: ARG002
+        return self._name
+
+    def connection(self, server: str) -> AbstractConnection:  # noqa: ARG002
+        return self._pool.make_connection()
+
+    async def publish(self, batch: Sequence[Outgoing]) -> None:
+        connection = self._publishing = self._publishing or self._pool.make_connection()
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                await connection.connect()
+                await connection.send_packed_command(connection.pack_commands([("PUBLISH", *outgoing) for outgoing in batch]))
+                for _ in batch:
+                    await connection.read_response(timeout=math.inf)
+        except BaseException:  # whatever it was, answers are left unread: the connection cannot be used again
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        connection, self._publishing = self._publishing, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+class ClusterServers:
+    """The library knows the slots, follows them when a node answers that they have moved, and sends each node its part of a batch."""
+
+    sharded = True
+
+    def __init__(self, url: str, limits: RedisLimits) -> None:
+        self._limits = limits
+        self._cluster = RedisCluster.from_url(url, protocol=2, socket_timeout=limits.timeout_s, socket_connect_timeout=limits.timeout_s)
+
+    async def learn(self) -> Set[str]:
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                await self._cluster.initialize()
+                await self._cluster.nodes_manager.initialize()
+        except RedisClusterException as error:
+            raise ConnectionError(str(error)) from error
+        return {node.name for node in self._cluster.get_primaries()}
+
+    def holder(self, channel: str) -> str | None:
+        try:
+            node = self._cluster.get_node_from_key(channel)
+        except RedisClusterException:
+            return None
+        return None if node is None else node.name
+
+    def connection(self, server: str) -> AbstractConnection:
+        node = self._cluster.get_node(node_name=server)
+        if node is None:
+            raise ConnectionError(f"{server} has left the cluster")
+        options: dict[str, Any] = {**node.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
+        return node.connection_class(**options)
+
+    async def publish(self, batch: Sequence[Outgoing]) -> None:
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                pipeline = self._cluster.pipeline()
+                for channel, data in batch:
+                    pipeline.execute_command("SPUBLISH", channel, data)
+                await pipeline.execute()
+        except RedisClusterException as error:
+            raise ConnectionError(str(error)) from error
+
+    async def close(self) -> None:
+        await self._cluster.aclose()
