@@ -83,11 +83,21 @@ class Settings(_Frozen):
 
     database_url: str = Field(
         "sqlite+aiosqlite:///parley.db",
-        pattern=r"^sqlite\+aiosqlite:///[^:?]",
+        pattern=r"^(sqlite\+aiosqlite:///[^:?]|postgresql\+asyncpg://[^/]*/[^/?]+)",
         repr=False,
-        description="sqlite+aiosqlite:///FILE (PostgreSQL needs REDIS_URL, and the Redis bus is not in this version)",
+        description="sqlite+aiosqlite:///FILE, or postgresql+asyncpg://USER:PASSWORD@HOST/NAME (PostgreSQL needs REDIS_URL)",
     )
-    redis_url: None = Field(None, description="nothing (the Redis bus is not in this version)")
+    redis_url: str | None = Field(
+        None,
+        pattern=r"^rediss?://[^\s/]",
+        repr=False,
+        description="redis://HOST:PORT (rediss: with TLS) beside PostgreSQL, nothing beside SQLite, which is for one process",
+    )
+    database_pool_size: int = Field(10, ge=1, le=1000, description="connections from 1 to 1000, for reading and for writing each")
+    lock_timeout_s: float = Field(3, gt=0, le=60, description="seconds, more than 0, up to 60")
+    idle_transaction_timeout_s: float = Field(2, gt=0, le=60, description="seconds, more than 0, up to 60 (and below LOCK_TIMEOUT_S)")
+    statement_timeout_s: float = Field(15, ge=1, le=3600, description="seconds from 1 to 3600")
+    worker_concurrency: int = Field(100, ge=1, le=10_000, description="a whole number from 1 to 10000")
 
     openai_api_key: SecretStr | None = Field(None, description="a key of OpenAI")
     anthropic_api_key: SecretStr | None = Field(None, description="a key of Anthropic")
@@ -117,6 +127,24 @@ class Settings(_Frozen):
             return cls.model_validate(given)
         except ValidationError as error:
             raise SettingsError(_refusal(error)) from None
+
+    @property
+    def distributed(self) -> bool:
+        """Any number of processes on PostgreSQL and Redis, instead of one on SQLite."""
+        return self.database_url.startswith("postgresql")
+
+    @model_validator(mode="after")
+    def _bus_spans_who_shares_the_database(self) -> Self:
+        if self.distributed != (self.redis_url is not None):
+            name = "database_url" if self.distributed else "redis_url"
+            raise PydanticCustomError(name, "{line}", {"line": f"{name.upper()}: {_expected(name)}"})
+        return self
+
+    @model_validator(mode="after")
+    def _patience_outlasts_a_stopped_holder(self) -> Self:
+        if self.idle_transaction_timeout_s >= self.lock_timeout_s:
+            raise PydanticCustomError("timeouts", "{line}", {"line": f"IDLE_TRANSACTION_TIMEOUT_S: {_expected('idle_transaction_timeout_s')}"})
+        return self
 
     @model_validator(mode="after")
     def _model_has_a_provider(self) -> Self:

@@ -1,30 +1,57 @@
-"""`python -m db upgrade`: brings the database of DATABASE_URL to this version's tables."""
+"""`python -m db upgrade`: brings the database of DATABASE_URL to this version's tables.
+
+`python -m db rewound`: run it once after a restore or a failover that has lost something, before anything is served.
+"""
 
 import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
-from db.engine import Database, DatabaseInUse, DatabaseUnusable
-from db.migrate import DatabaseTooNew, upgrade
+from db.engine import Database, DatabaseError, DatabaseInUse, DatabaseUnusable, PostgresLimits
+from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
+from db.rewound import raise_heads
 from settings import Settings, SettingsError
 
+_AT_ONCE = 1000
 
-async def _upgrade(url: str) -> None:
-    database = Database.open(url)
+REFUSALS = (SettingsError, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, DatabaseTooOld)
+
+
+async def rewound(database: Database) -> None:
+    """All conversations, a bounded number in each transaction. Interrupted, it is simply called again."""
+    await require_current(database)
+    done = ""
+    while True:
+        async with database.write() as connection:
+            last = await raise_heads(connection, after=done, limit=_AT_ONCE, now=datetime.now(UTC))
+        if last is None:
+            return
+        done = last
+
+
+COMMANDS: dict[str, Callable[[Database], Awaitable[None]]] = {"upgrade": upgrade, "rewound": rewound}
+
+
+async def _on_database(url: str, command: Callable[[Database], Awaitable[None]]) -> None:
+    database = Database.open(url, postgres=PostgresLimits(pool_size=1, statement_s=None))
     try:
-        await upgrade(database)
+        await command(database)
+    except DatabaseError as error:
+        raise DatabaseUnusable(f"DATABASE_URL: {error}") from error
     finally:
         await database.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m db", description=__doc__)
-    parser.add_argument("command", choices=["upgrade"])
-    parser.parse_args()
+    parser.add_argument("command", choices=sorted(COMMANDS))
+    command = COMMANDS[parser.parse_args().command]
     try:
-        asyncio.run(_upgrade(Settings.from_environment(os.environ).database_url))
-    except (SettingsError, DatabaseInUse, DatabaseUnusable, DatabaseTooNew) as error:
+        asyncio.run(_on_database(Settings.from_environment(os.environ).database_url, command))
+    except REFUSALS as error:
         sys.exit(str(error))
 
 

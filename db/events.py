@@ -24,8 +24,10 @@ from vocabulary.events import (
     MessageCompleted,
     MessageDelta,
     MessageStarted,
+    ResetReason,
     RunChanged,
     StoredPayload,
+    StreamReset,
     ToolCallChanged,
 )
 from vocabulary.fold import merged
@@ -81,6 +83,8 @@ def _values(event: Event) -> dict[str, Any]:
             values |= {"message_id": message_id, "tool_call_id": call.id, "data": replace(call, arguments_text="")}
         case RunChanged(_, status, stop_reason):
             values["data"] = {"status": status, "stop_reason": stop_reason}
+        case StreamReset(reason):
+            values["data"] = {"reason": reason}
         case ConversationChanged() | None:
             pass
     return values
@@ -94,6 +98,7 @@ _KIND_OF: dict[type[StoredPayload] | type[None], EventKind] = {
     ToolCallChanged: EventKind.TOOL_CALL_CHANGED,
     RunChanged: EventKind.RUN_CHANGED,
     ConversationChanged: EventKind.CONVERSATION_CHANGED,
+    StreamReset: EventKind.RESET,
 }
 
 
@@ -148,7 +153,7 @@ def _query(conversation_id: str, after: int, mode: DeltaMode, limit: int, run_id
     picked = (
         select(events)
         .where(events.c.conversation_id == conversation_id, events.c.sequence > after, _stored_for(mode))
-        .where(true() if run_id is None else events.c.run_id == run_id)
+        .where(true() if run_id is None else or_(events.c.run_id == run_id, events.c.kind == EventKind.RESET.value))
         .order_by(events.c.sequence)
         .limit(limit)
         .subquery("e")
@@ -253,6 +258,8 @@ def _payload_of(row: Row[Any]) -> StoredPayload | None:
             part = _part(row, "c")
             part.head_sequence = row.head_sequence
             return ConversationChanged(conversations.conversation_of(part))
+        case EventKind.RESET.value:
+            return StreamReset(ResetReason(row.e_data["reason"]), row.e_sequence)
         case _:
             return None
 

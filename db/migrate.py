@@ -1,4 +1,4 @@
-"""Bringing a database to this version's tables, and refusing one that is newer."""
+"""Bringing a database to this version's tables, and refusing one that is older or newer."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 from db.engine import Database
 
 _LOCK = 7_264_001  # any constant: serialises concurrent upgrades of one PostgreSQL database
+_LONGEST_LOCK_WAIT = "10s"
 
 
 class DatabaseTooNew(Exception):
@@ -20,20 +21,59 @@ class DatabaseTooNew(Exception):
         super().__init__(f"the database is at revision {revision}, which this version does not know; run the version that migrated it")
 
 
+class DatabaseTooOld(Exception):
+    """The tables are those of an older version; nobody has migrated them yet."""
+
+    def __init__(self, revision: str | None) -> None:
+        found = "has no tables" if revision is None else f"is at revision {revision}, older than this version"
+        super().__init__(f"the database {found}; run `python -m db upgrade` first")
+
+
 async def upgrade(database: Database) -> None:
     """To the newest tables, in one transaction. Raises DatabaseTooNew."""
     async with database.write() as connection:
         await connection.run_sync(_upgrade)
 
 
+async def require_current(database: Database) -> None:
+    """For programs that share a database with others, and so leave it as it is. Raises DatabaseTooOld, DatabaseTooNew."""
+    async with database.read() as connection:
+        await connection.run_sync(_require_current)
+
+
 def _upgrade(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = _config()
     config.attributes["connection"] = connection
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        _wait_in_line(connection)
+    _refuse_newer(connection, ScriptDirectory.from_config(config))
+    command.upgrade(config, "head")
+
+
+def _require_current(connection: Connection) -> None:
+    scripts = ScriptDirectory.from_config(_config())
+    _refuse_newer(connection, scripts)
+    revision = MigrationContext.configure(connection).get_current_revision()
+    if revision != scripts.get_current_head():
+        raise DatabaseTooOld(revision)
+
+
+def _refuse_newer(connection: Connection, scripts: ScriptDirectory) -> None:
+    known = {script.revision for script in scripts.walk_revisions()}
     for revision in MigrationContext.configure(connection).get_current_heads():
         if revision not in known:
             raise DatabaseTooNew(revision)
-    command.upgrade(config, "head")
+
+
+def _wait_in_line(connection: Connection) -> None:
+    """However long another upgrade takes, and ours; but who serves meanwhile must not queue up behind a lock that we do not get."""
+    for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+        connection.execute(text(f"SET LOCAL {name} = 0"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    connection.execute(text(f"SET LOCAL lock_timeout = '{_LONGEST_LOCK_WAIT}'"))
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config

@@ -68,8 +68,15 @@ def test_the_default_model_may_be_of_a_compatible_server() -> None:
         ("PORT", "http", "a port number from 0 to 65535"),
         ("PORT", "65536", "a port number"),
         ("AUTH", "jwt", "jwt is not in this version"),
-        ("REDIS_URL", "redis://localhost", "the Redis bus is not in this version"),
+        ("REDIS_URL", "redis://localhost", "nothing beside SQLite"),
+        ("REDIS_URL", "localhost:6379", "redis://HOST:PORT"),
         ("DATABASE_URL", "postgresql+asyncpg://me@db/parley", "PostgreSQL needs REDIS_URL"),
+        ("DATABASE_URL", "postgresql+asyncpg://me@db", "postgresql+asyncpg://USER:PASSWORD@HOST/NAME"),
+        ("DATABASE_URL", "postgresql://me@db/parley", "postgresql+asyncpg://USER:PASSWORD@HOST/NAME"),
+        ("DATABASE_POOL_SIZE", "0", "connections from 1"),
+        ("LOCK_TIMEOUT_S", "0", "more than 0"),
+        ("STATEMENT_TIMEOUT_S", "0.5", "seconds from 1"),
+        ("WORKER_CONCURRENCY", "0", "from 1 to 10000"),
         ("DATABASE_URL", "sqlite:///parley.db", "sqlite+aiosqlite:///FILE"),
         ("DATABASE_URL", "sqlite+aiosqlite:///:memory:", "sqlite+aiosqlite:///FILE"),
         ("DEFAULT_MODEL", "echo", "PROVIDER/NAME"),
@@ -114,9 +121,22 @@ def test_any_other_address_needs_permission(host: str) -> None:
     assert Settings.from_environment({"HOST": host, "ALLOW_INSECURE_BIND": "true"}).host == host
 
 
+def test_postgresql_and_redis_come_together() -> None:
+    settings = Settings.from_environment({"DATABASE_URL": "postgresql+asyncpg://me@db/parley", "REDIS_URL": "redis://cache:6379/1"})
+    assert settings.distributed
+    assert not Settings.from_environment({}).distributed
+    assert (settings.worker_concurrency, settings.database_pool_size) == (100, 10)
+    assert (settings.lock_timeout_s, settings.idle_transaction_timeout_s, settings.statement_timeout_s) == (3, 2, 15)
+
+
+def test_who_waits_for_a_lock_outlasts_who_has_stopped_with_it() -> None:
+    assert refusal(LOCK_TIMEOUT_S="2", IDLE_TRANSACTION_TIMEOUT_S="2").startswith("IDLE_TRANSACTION_TIMEOUT_S: expected seconds")
+
+
 def test_secrets_are_never_shown() -> None:
     provider = json.dumps({"local": {"base_url": "http://a", "api_key": SECRET}})
-    shown = repr(Settings.from_environment({"OPENAI_API_KEY": SECRET, "PROVIDERS": provider}))
+    servers = {"DATABASE_URL": f"postgresql+asyncpg://me:{SECRET}@db/parley", "REDIS_URL": f"redis://:{SECRET}@cache"}
+    shown = repr(Settings.from_environment({"OPENAI_API_KEY": SECRET, "PROVIDERS": provider, **servers}))
     wrong = refusal(DATABASE_URL=f"postgresql://me:{SECRET}@db/parley"), refusal(PROVIDERS=provider.replace("http", "ftp"))
     assert SECRET not in " ".join([shown, *wrong])
 

@@ -1,6 +1,6 @@
 """What happens in a conversation, as a closed union: the log stores it, the bus carries it, subscribers see it.
 
-`CaughtUp` and `StreamReset` are made on the way to one subscriber and are never stored.
+`CaughtUp` is made on the way to one subscriber and never stored; so is `StreamReset`, but for resets that are part of the history.
 """
 
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ class EventKind(StrEnum):
     TOOL_CALL_CHANGED = "TOOL_CALL_CHANGED"
     RUN_CHANGED = "RUN_CHANGED"
     CONVERSATION_CHANGED = "CONVERSATION_CHANGED"
+    RESET = "RESET"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +95,16 @@ class CaughtUp:
 
 @dataclass(frozen=True, slots=True)
 class StreamReset:
+    """Stored, it stands at the number up to which nothing that was ever handed out may be joined to what follows."""
+
     reason: ResetReason
     head_sequence: int
 
 
-StoredPayload = MessageStarted | MessageDelta | MessageCompleted | MessageChanged | ToolCallChanged | RunChanged | ConversationChanged
-Payload = StoredPayload | CaughtUp | StreamReset
+StoredPayload = (
+    MessageStarted | MessageDelta | MessageCompleted | MessageChanged | ToolCallChanged | RunChanged | ConversationChanged | StreamReset
+)
+Payload = StoredPayload | CaughtUp
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,109 @@
+"""What the programs (`app.py`, `python -m runs`) are composed of, made from the settings in one way for both.
+
+Nothing is started here and nothing kept: each program starts, stops and closes what it asked for.
+"""
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+import structlog
+
+from db.engine import Database, DatabaseError, DatabaseInUse, DatabaseUnusable, PostgresLimits
+from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
+from llm.endpoints import CompatibleServer, ServedModel
+from llm.registry import ModelNotFound, ModelRegistry
+from runs.engine import Dispatcher, Engine
+from runs.tools import ToolRegistry, current_time
+from runs.worker import WorkerLimits
+from settings import Settings, SettingsError
+from streams.bus import Bus, MemoryBus
+from streams.log import Log
+from streams.redis_bus import RedisBus
+
+REFUSALS = (SettingsError, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, DatabaseTooOld, ModelNotFound)
+"""Why a program may refuse to start, each in one line."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def open_database(settings: Settings) -> Database:
+    """Raises DatabaseInUse, DatabaseUnusable."""
+    limits = PostgresLimits(
+        pool_size=settings.database_pool_size,
+        lock_s=settings.lock_timeout_s,
+        idle_in_transaction_s=settings.idle_transaction_timeout_s,
+        statement_s=settings.statement_timeout_s,
+    )
+    return Database.open(settings.database_url, postgres=limits)
+
+
+async def prepare_tables(settings: Settings, database: Database) -> None:
+    """Who owns the database migrates it; who shares it asks only whether somebody has. Raises DatabaseTooNew, DatabaseTooOld, DatabaseUnusable."""
+    try:
+        await (require_current(database) if settings.distributed else upgrade(database))
+    except DatabaseError as error:
+        raise DatabaseUnusable(f"the database of DATABASE_URL cannot be used: {' '.join(str(error).split())}") from error
+
+
+def bus_of(settings: Settings) -> Bus:
+    return MemoryBus() if settings.redis_url is None else RedisBus(settings.redis_url, cluster=settings.redis_cluster)
+
+
+def models_of(settings: Settings) -> ModelRegistry:
+    keys = {"openai": settings.openai_api_key, "anthropic": settings.anthropic_api_key, "google": settings.google_api_key}
+    servers = {
+        name: CompatibleServer(
+            base_url=provider.base_url,
+            api_key=provider.api_key.get_secret_value() if provider.api_key else None,
+            models={model: ServedModel(context_window=told.context_window) for model, told in provider.models.items()},
+        )
+        for name, provider in settings.providers.items()
+    }
+    return ModelRegistry(
+        api_keys={provider: key.get_secret_value() for provider, key in keys.items() if key is not None},
+        servers=servers,
+        demo_delay_ms=settings.demo_delay_ms,
+    )
+
+
+def engine_of(settings: Settings, database: Database, bus: Bus, models: ModelRegistry, dispatcher: Dispatcher) -> Engine:
+    return Engine(
+        database=database,
+        log=Log(database, bus, utc_now),
+        dispatcher=dispatcher,
+        models=models,
+        tools=ToolRegistry([current_time(utc_now)]),
+        clock=utc_now,
+        default_model=settings.default_model,
+        max_attempts=settings.max_attempts,
+    )
+
+
+def worker_limits_of(settings: Settings) -> WorkerLimits:
+    """Of the only worker beside SQLite, or of one among any number."""
+    if settings.distributed:
+        return WorkerLimits(
+            sole=False,
+            concurrency=settings.worker_concurrency,
+            lease_s=settings.lease_s,
+            delta_retention_s=settings.delta_retention_s,
+            hand_over_s=5.0,
+        )
+    return WorkerLimits(sole=True, reconcile_s=5.0, delta_retention_s=settings.delta_retention_s)
+
+
+def log_to_stderr(level: str) -> None:
+    """Ours at the level that was asked for; the libraries' only when something is wrong. No values of variables in tracebacks."""
+    logging.basicConfig(level=max(logging.getLevelNamesMapping()[level], logging.WARNING), format="%(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,35 @@
+"""After a restore: numbers that were handed out in the time that is lost must never be handed out again for something else.
+
+Every head is raised by far more than can have been lost, and one RESET event stands at the end of the gap: who reads across it is told
+that history was lost, wherever between its old position and the gap's end it stood. Fences rise too, so that a worker that has lived
+through the loss writes nothing more.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db import events
+from db.tables import heads
+from vocabulary.events import Event, ResetReason, StreamReset
+
+GAP = 1_000_000
+
+
+async def raise_heads(connection: AsyncConnection, *, after: str, limit: int, now: datetime) -> str | None:
+    """The next conversations in id order, in the caller's transaction. Answers the last one's id, to go on after; None: there are no more.
+
+    To raise a head twice is harmless, so a call that was interrupted is simply made again from the start. It must not be skipped for
+    conversations that end in a RESET already: that one may be of an earlier loss, with numbers handed out since.
+    """
+    query = select(heads.c.conversation_id).where(heads.c.conversation_id > after).order_by(heads.c.conversation_id).limit(limit)
+    ids = list((await connection.execute(query.with_for_update(key_share=True))).scalars())
+    if not ids:
+        return None
+    raised = {"head_sequence": heads.c.head_sequence + GAP, "fence": heads.c.fence + 1, "list_version": heads.c.list_version + 1}
+    statement = update(heads).where(heads.c.conversation_id.in_(ids)).values(raised)
+    found = await connection.execute(statement.returning(heads.c.conversation_id, heads.c.head_sequence))
+    reset = [Event(id_, head, now, None, StreamReset(ResetReason.HISTORY_LOST, head)) for id_, head in found.tuples()]
+    await events.append(connection, reset)
+    return ids[-1]
