@@ -1,5 +1,6 @@
 """Advancing a conversation: who runs next, decided under the head's lock. The run rows are the truth; asking twice is harmless."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from db import messages, runs, workers
@@ -33,7 +34,7 @@ async def advance(engine: Engine, worker_id: str, conversation_id: str) -> Lease
         run = waiting[0]
         if run.status is RunStatus.QUEUED:
             return await _start(transaction, head, run, worker_id)
-        if run.worker_id is not None and await workers.holds_lease(transaction.connection, run.worker_id):
+        if run.worker_id == worker_id or (run.worker_id and await workers.holds_lease(transaction.connection, run.worker_id)):
             return None
         return await _take_over(engine, transaction, head, run, worker_id)
 
@@ -76,11 +77,26 @@ async def hand_over(engine: Engine, lease: Lease) -> None:
         head = await transaction.lock(lease.run.conversation_id)
         if head is None or (head.active_run_id, head.fence) != (lease.run.id, lease.fence):
             return
-        head.fence += 1
         run = await runs.get(transaction.connection, lease.run.id)
         if run is not None:
-            await runs.save(transaction.connection, [replace(run, worker_id=None)])
-        await engine.dispatcher.defer(transaction, head.conversation_id)
+            await _let_go(engine, transaction, head, run)
+
+
+async def release(engine: Engine, worker_id: str, conversation_id: str, *, working_on: Collection[str]) -> None:
+    """After an advance that was never answered: if it happened, this worker holds a run that it does not work on, and lets go of it."""
+    async with engine.log.transaction() as transaction:
+        head = await transaction.lock(conversation_id)  # waits for the commit in doubt, should it still be on its way
+        if head is None or head.active_run_id is None or head.active_run_id in working_on:
+            return
+        run = await runs.get(transaction.connection, head.active_run_id)
+        if run is not None and run.worker_id == worker_id:
+            await _let_go(engine, transaction, head, run)
+
+
+async def _let_go(engine: Engine, transaction: Transaction, head: Head, run: Run) -> None:
+    head.fence += 1
+    await runs.save(transaction.connection, [replace(run, worker_id=None)])
+    await engine.dispatcher.defer(transaction, head.conversation_id)
 
 
 async def _hold(transaction: Transaction, head: Head, run: Run) -> Lease:

@@ -14,7 +14,7 @@ import structlog
 
 from db import messages, runs, workers
 from db.engine import DatabaseError
-from runs.advance import Lease, advance, fail, hand_over
+from runs.advance import Lease, advance, fail, hand_over, release
 from runs.close import Ending
 from runs.engine import Engine
 from runs.loop import load
@@ -53,6 +53,7 @@ class Worker:
         self._limits = limits
         self._writer = Writer(engine)
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by run
+        self._in_doubt: set[str] = set()  # conversations that we tried to advance and were not told whether we did
         self._jobs: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -94,6 +95,7 @@ class Worker:
         try:
             lease = await advance(self._engine, self.id, conversation_id)
         except DatabaseError as error:
+            self._in_doubt.add(conversation_id)
             log.warning("a conversation could not be advanced; the reconciler will", conversation_id=conversation_id, error=str(error))
             return
         if lease is not None:
@@ -114,7 +116,8 @@ class Worker:
             await self._insist(lambda: hand_over(self._engine, lease))
         except asyncio.CancelledError:
             if self._closing:
-                await hand_over(self._engine, lease)
+                with suppress(*DatabaseError):
+                    await hand_over(self._engine, lease)
             raise
         finally:
             self._tasks.pop(lease.run.id, None)
@@ -176,7 +179,10 @@ class Worker:
                 task.cancel()
 
     async def _reconcile(self) -> None:
-        """Finds what fell through: a job that was lost, a run whose worker is gone."""
+        """Finds what fell through: a job that was lost, a run whose worker is gone, one that we hold without knowing it."""
+        for conversation_id in list(self._in_doubt):
+            await release(self._engine, self.id, conversation_id, working_on=self._tasks)
+            self._in_doubt.discard(conversation_id)
         async with self._engine.database.read() as connection:
             found = await runs.unattended(connection)
         for conversation_id in found:

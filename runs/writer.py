@@ -146,7 +146,8 @@ class Writer:
             await self._expected.wait()
             self._expected.clear()
             while self._pens:
-                parts = [_Part(pen, pen.take()) for pen in self._pens]
+                # A pen may have failed since it was last written with: it holds nothing then.
+                parts = [_Part(pen, pen.take()) for pen in self._pens if pen.waiting]
                 self._pens = {part.pen: None for part in parts if part.pen.waiting}
                 await self._commit(sorted(parts, key=lambda part: part.pen.conversation_id))
 
@@ -155,8 +156,12 @@ class Writer:
         attempts: list[_Attempt] = []
         for delay_s in chain(_RETRY_S, repeat(_RETRY_S[-1])):
             try:
-                if not await self._happened(parts, attempts):
-                    self._settle(parts, await self._attempt(parts, attempts))
+                if await self._happened(parts, attempts):
+                    return
+                earlier, attempt = list(attempts), await self._attempt(parts, attempts)
+                # A commit that was under way when we looked keeps this one waiting, and then refuses it: the lease is not lost.
+                if len(attempt.granted) == len(parts) or not await self._happened(parts, earlier):
+                    self._settle(parts, attempt)
                 return
             except (*DatabaseError, ValueError, TypeError) as error:  # ValueError: text that has no UTF-8
                 if is_refusal(error):

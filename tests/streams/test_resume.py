@@ -17,8 +17,9 @@ from runs.tools import Arguments, ServerTool
 from runs.worker import WorkerLimits
 from streams.reader import Reader
 from tests.rig import Rig, rig
+from tests.runs.scripted import Models
 from tests.streams.client import State
-from tests.streams.pacing import OnlyModel, PacedModel
+from tests.streams.pacing import PacedModel
 from tests.streams.watching import DEADLINE_S, Audience, Watcher, audience
 from vocabulary.events import DeltaMode, MessageDelta
 from vocabulary.messages import MessageStatus, MessageType
@@ -86,7 +87,7 @@ class Scene:
 @asynccontextmanager
 async def scene(database: Database) -> AsyncGenerator[Scene]:
     model = PacedModel()
-    async with rig(database, models=OnlyModel(model), tools=[TELESCOPE]) as parley:
+    async with rig(database, models=Models(model), tools=[TELESCOPE]) as parley:
         conversation = await parley.conversation(tools=["telescope"])
         async with audience(parley.reader, conversation.id) as first:
             watchers = [first.watch(mode) for mode in DeltaMode]
