@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from bench.figures import Figure
@@ -15,8 +16,10 @@ from runs.writer import Pen, Writer
 from runs.writes import Append
 from tests.rig import TENANT, Rig
 from tests.runs.scripted import Models
+from vocabulary.events import CaughtUp, DeltaMode, Item, RunChanged
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import MessageType, TextPart
+from vocabulary.runs import TERMINAL_STATUSES
 
 MANY = 200
 DELTAS = 40_000
@@ -84,13 +87,33 @@ async def _heads(parley: Rig, pens: Sequence[Pen]) -> int:
 
 
 async def _accepted_per_s(parley: Rig, model: Torrent, conversations: int, deltas: int) -> float:
-    """Real runs of a model that never pauses, from the moment when all of them wait for its first word to the commit of the last end."""
+    """Real runs of a model that never pauses, each with a subscriber that waits for its end.
+
+    Measured from the moment when all of them wait for their first word until the last has ended and is told.
+    """
     model.barrier = asyncio.Barrier(conversations + 1)
     each = deltas // conversations
-    sent = [await parley.say((await parley.conversation(model=model.handle)).id, str(each)) for _ in range(conversations)]
-    async with asyncio.TaskGroup() as waiting, asyncio.timeout(LONGEST_S):
-        for one in sent:
-            waiting.create_task(parley.ended(one.run, seconds=LONGEST_S), name=f"end of {one.run.id}")
-        await model.barrier.wait()
-        started = time.perf_counter()
-    return each * conversations / (time.perf_counter() - started)
+    async with AsyncExitStack() as open_streams:
+        streams = [await _answering(parley, model.handle, each, open_streams) for _ in range(conversations)]
+        async with asyncio.timeout(LONGEST_S):
+            await model.barrier.wait()
+            started = time.perf_counter()
+            await asyncio.gather(*(_until_ended(items) for items in streams))
+            return each * conversations / (time.perf_counter() - started)
+
+
+async def _answering(parley: Rig, model: str, deltas: int, open_streams: AsyncExitStack) -> AsyncGenerator[Item]:
+    """The items of a conversation that is about to be answered."""
+    conversation = await parley.conversation(model=model)
+    items = parley.reader.follow(conversation.id, after=None, mode=DeltaMode.NONE)
+    open_streams.push_async_callback(items.aclose)
+    caught_up = await anext(items)
+    assert isinstance(caught_up.payload, CaughtUp), "live from now, so nothing comes before it"
+    await parley.say(conversation.id, str(deltas))
+    return items
+
+
+async def _until_ended(items: AsyncGenerator[Item]) -> None:
+    async for item in items:
+        if isinstance(item.payload, RunChanged) and item.payload.status in TERMINAL_STATUSES:
+            return

@@ -233,7 +233,11 @@ def _superseded(row: Row[Any]) -> bool:
 
 
 def _event_of(row: Row[Any]) -> Event:
-    return Event(row.e_conversation_id, row.e_sequence, row.e_occurred_at, row.e_run_id, _payload_of(row))
+    try:
+        payload = _payload_of(row)
+    except ValueError:  # a newer version's word, in this row or in one that it shows: its number still counts
+        payload = None
+    return Event(row.e_conversation_id, row.e_sequence, row.e_occurred_at, row.e_run_id, payload)
 
 
 def _payload_of(row: Row[Any]) -> StoredPayload | None:

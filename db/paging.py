@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Row, Select, and_, bindparam, exists, false, literal, or_, select, true, tuple_
+from sqlalchemy import Column, ColumnElement, Row, Select, and_, bindparam, exists, false, func, literal, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.dialect import batch
@@ -134,7 +134,8 @@ def _one(rows: Select[Any], order: KeysetOrder, window: Window) -> Select[Any]:
         page = page.where(order.beyond(window.before, forward=False))
     page = page.order_by(*order.sorting(forward=window.forward)).limit(window.size + 1)
     start = window.after if window.forward else window.before
-    behind = false() if start is None else exists(rows.where(~order.beyond(start, forward=window.forward)))
+    # A comparison with a null is neither true nor false, and so would be its negation: such a row would lie on no side.
+    behind = false() if start is None else exists(rows.where(~func.coalesce(order.beyond(start, forward=window.forward), false())))
     flag, body = select(behind.label("behind_")).subquery(), page.subquery()
     return select(flag.c.behind_, *body.c).select_from(flag.outerjoin(body, true()))
 

@@ -156,7 +156,8 @@ class Worker:
             await self._insist(lambda: hand_over(self._engine, lease))
         except asyncio.CancelledError:
             if self._closing:
-                await hand_over(self._engine, lease)
+                with suppress(*DatabaseError):
+                    await hand_over(self._engine, lease)
             raise
         finally:
             self._work.pop(lease.run.id, None)

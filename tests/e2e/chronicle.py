@@ -1,7 +1,7 @@
 """A SQLite database that keeps a copy of itself as of every commit, so that a query can be asked at any moment of the past.
 
-A query reads a conversation first and then, in other statements, what belongs to it; between them anything may be committed. `Torn`
-makes that happen: its first read is answered by one copy and all others by a later one.
+A query reads a conversation first and then, in other statements, what belongs to it; between any two of them anything may be
+committed. `Torn` makes that happen.
 """
 
 import asyncio
@@ -46,10 +46,10 @@ class Chronicle(Database):
 
 
 class Torn(Database):
-    """Answers the first read from one state and the rest from another."""
+    """Answers every read from the next of these states, and when there is no next, from the last again."""
 
-    def __init__(self, first: Database, rest: Database) -> None:
-        self._states = chain([first], repeat(rest))
+    def __init__(self, *states: Database) -> None:
+        self._states = chain(states, repeat(states[-1]))
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[Connection]:

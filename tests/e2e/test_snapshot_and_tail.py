@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ from llm.model import (
 )
 from llm.registry import ModelRegistry
 from tests.e2e.chronicle import Chronicle, Torn, opened
-from tests.e2e.client import FOLLOW, LOG, SNAPSHOT, Client, Transcript, client_of
+from tests.e2e.client import FOLLOW, LOG, SNAPSHOT, TERMINAL, Transcript, client_of
 from tests.e2e.server import serving
-from tests.provider import Answer, Provider
+from tests.provider import Answer, Call, Provider
 from tests.resolvers.asking import Client as Wireless
 from tests.rig import Rig, rig
 from vocabulary.messages import HiddenReasoningBody, HiddenReasoningState, ReasoningBody
@@ -55,6 +56,8 @@ KINDS = {
     "ConversationChanged",
 }
 TYPES = {"SYSTEM", "USER", "ASSISTANT", "REASONING", "HIDDEN_REASONING", "TOOL_CALL", "TOOL_RETURN", "ERROR"}
+STATEMENTS = 8  # more than the query has
+MODES = ("ALL", "COALESCED", "NONE")
 
 Cue = ModelEvent | Callable[[], Awaitable[object]]
 """What a model says, or does before it goes on."""
@@ -79,7 +82,7 @@ class Paced:
                 await cue()
                 continue
             yield cue
-            if not isinstance(cue, ToolCallEnded):  # which writes nothing by itself
+            if not isinstance(cue, ToolCallEnded | Finished | Failed):  # which write nothing by themselves
                 await self._committed(before)
 
     async def _committed(self, before: int) -> None:
@@ -201,21 +204,20 @@ def living(chronicle: Chronicle, paced: Paced) -> AbstractAsyncContextManager[Ri
 
 @dataclass(frozen=True)
 class Moment:
-    """The conversation as of one commit. `asked` reads everything there; `torn` reads what belongs to the conversation at another one."""
+    """The conversation as of one commit."""
 
     database: Database
-    parley: Rig
+    client: Wireless
     conversation_id: str
 
     async def asked(self, document: str, database: Database, **variables: object) -> dict[str, Any]:
-        there = replace(self.parley, engine=replace(self.parley.engine, database=database))
-        return (await Wireless(there).ask(document, id=self.conversation_id, **variables))["conversation"]
+        there = replace(self.client.rig, engine=replace(self.client.rig.engine, database=database))
+        return (await replace(self.client, rig=there).ask(document, id=self.conversation_id, **variables))["conversation"]
 
-    async def snapshot(self) -> Transcript:
-        return Transcript.of(await self.asked(SNAPSHOT, self.database))
-
-    async def torn(self, later: "Moment") -> Transcript:
-        return Transcript.of(await self.asked(SNAPSHOT, Torn(self.database, later.database)))
+    async def snapshot(self, *later: "Moment") -> Transcript:
+        """Its first statement reads here, each further one at the next of the later moments."""
+        states = [self.database, *(moment.database for moment in later)]
+        return Transcript.of(await self.asked(SNAPSHOT, Torn(*states)))
 
     async def replay(self, held: Transcript, deltas: str) -> None:
         """What a subscriber gets that joins now, up to `CaughtUp`."""
@@ -238,16 +240,12 @@ def differences(one: Any, other: Any, path: str = "") -> list[str]:
     return [each for path_, a, b in pairs for each in differences(a, b, path_)]
 
 
-def same(held: Transcript, later: Transcript) -> bool:
-    return not differences(held.state, later.state)
-
-
 @pytest.fixture
 async def moments(story: Story) -> AsyncGenerator[list[Moment]]:
     """Every commit at which the conversation had changed."""
     async with AsyncExitStack() as stack:
         databases = [await stack.enter_async_context(opened(copy)) for copy in story.chronicle.copies]
-        parley = await stack.enter_async_context(living(story.chronicle, Paced(story.chronicle)))
+        client = Wireless(await stack.enter_async_context(living(story.chronicle, Paced(story.chronicle))))
         found: list[Moment] = []
         heads: list[int] = []
         for database in databases:
@@ -255,7 +253,7 @@ async def moments(story: Story) -> AsyncGenerator[list[Moment]]:
                 head = (await positions(connection, [story.conversation_id])).get(story.conversation_id, 0)
             if head > (heads[-1] if heads else 0):
                 heads.append(head)
-                found.append(Moment(database, parley, story.conversation_id))
+                found.append(Moment(database, client, story.conversation_id))
         yield found
 
 
@@ -264,24 +262,66 @@ async def test_every_kind_of_event_and_message_is_in_the_story(story: Story) -> 
     payloads = [item["payload"] for item in story.live]
     assert {payload["__typename"] for payload in payloads} == KINDS
     assert {payload["message"]["type"] for payload in payloads if "message" in payload} == TYPES
-    states = {payload["toolCall"]["state"] for payload in payloads if "toolCall" in payload}
-    assert states == {"STREAMING", "RUNNING", "COMPLETED", "FAILED"}
-    assert [p["status"] for p in payloads if p["__typename"] == "RunChanged" and p["status"] in ("COMPLETED", "FAILED")] == [
-        "COMPLETED",
-        "COMPLETED",
-        "FAILED",
-        "FAILED",
-    ]
-    print(len(story.chronicle.copies), len(story.live))
+    assert {payload["toolCall"]["state"] for payload in payloads if "toolCall" in payload} == {"STREAMING", "RUNNING", "COMPLETED", "FAILED"}
+    ends = [payload["status"] for payload in payloads if payload.get("status") in TERMINAL]
+    assert ends == ["COMPLETED", "COMPLETED", "FAILED", "FAILED"]
 
 
 async def test_a_snapshot_and_what_a_subscriber_gets_after_it_is_a_later_snapshot(story: Story, moments: list[Moment]) -> None:
-    last = await moments[-1].snapshot()
-    for number, moment in enumerate(moments):
-        for reading in {number, number + 1, len(moments) - 1} & set(range(len(moments))):
-            for deltas in ("ALL", "COALESCED", "NONE"):
-                held = await moment.torn(moments[reading])
-                await moments[reading].replay(held, deltas)
+    """However much was committed between its statements. There the subscriber joined; what came after that came live."""
+    final, last = (await moments[-1].snapshot()).state, len(moments) - 1
+    for asked, moment in enumerate(moments):
+        slowly = min(asked + STATEMENTS, last)
+        for read, later in ((asked, []), (slowly, moments[asked + 1 : slowly + 1]), (last, moments[-1:])):
+            snapshot = await moment.snapshot(*later)
+            for deltas in MODES if read == last else MODES[asked % 3 :][:1]:
+                held = deepcopy(snapshot)
+                await moments[read].replay(held, deltas)
                 for item in story.live[held.position :]:
                     held.take(item)
-                assert differences(held.state, last.state) == [], (number, reading, deltas)
+                assert differences(held.state, final) == [], (asked, read, deltas)
+
+
+async def test_a_snapshot_and_the_log_up_to_a_moment_is_the_snapshot_of_that_moment(moments: list[Moment]) -> None:
+    """Also in the middle of an answer, where the snapshot shows the text so far."""
+    snapshots = [await moment.snapshot() for moment in moments]
+    assert ["It is 🎭 late"] in [snapshot.texts for snapshot in snapshots]
+    for number, moment in enumerate(moments):
+        for earlier in {0, number - 7, number - 1} & set(range(number)):
+            held = deepcopy(snapshots[earlier])
+            await moment.replay(held, MODES[number % 2])
+            assert differences(held.state, snapshots[number].state) == [], (earlier, number)
+
+
+async def test_a_client_of_the_real_server_can_ask_and_follow_in_any_order(tmp_path: Path) -> None:
+    """Every snapshot in the middle of an answer equals what was followed; also of a run that fails."""
+    gates = {number: asyncio.Event() for number in range(2, 6)}
+    async with Provider() as provider:
+        provider.script(
+            Answer(reasoning="Let me see what time it is. 🎭", tool_calls=[Call("current_time"), Call("nothing_like_it", '{"a": 1}')]),
+            Answer(text="It is late, and then it is early again.", gates=gates),
+            Answer(text="This one is cut in its middle.", cut_after=4),
+        )
+        settings = {"PROVIDERS": json.dumps({"local": {"base_url": provider.base_url}})}
+        async with serving(tmp_path, **settings) as server, client_of(server.url) as client:
+            id_ = await client.conversation("local/any", tools=[{"name": "current_time"}])
+            start = await client.snapshot(id_)
+            snapshots, followed = [deepcopy(start)], start
+            async with client.following(id_, followed, deltas="ALL") as following:
+                await client.send(id_, "What time is it?")
+                last = (await client.send(id_, "And now?"))["run"]["id"]
+                await provider.until(lambda: len(provider.requests) == 2)
+                for gate in gates.values():
+                    await following.until(lambda item: item["payload"].get("messageType") == "ASSISTANT")
+                    snapshots.append(await client.snapshot(id_))
+                    assert differences(followed.state, snapshots[-1].state) == []
+                    gate.set()
+                await following.end_of(last)
+            final = await client.snapshot(id_)
+            so_far = ["It is la", "It is late, and ", "It is late, and then it ", "It is late, and then it is early"]
+            assert [snapshot.texts for snapshot in snapshots[1:]] == [[text] for text in so_far]
+            assert [run["status"] for run in final.runs.values()] == ["COMPLETED", "FAILED"]
+            for snapshot in [followed, *snapshots]:
+                for item in await client.log(id_, after=snapshot.position, deltas="COALESCED"):
+                    snapshot.take(item)
+                assert differences(snapshot.state, final.state) == []

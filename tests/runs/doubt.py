@@ -1,4 +1,4 @@
-"""Commits whose outcome the program never learns: a database of ours that keeps it to itself, and a TCP proxy that cuts the wire.
+"""Commits whose outcome the program never learns: databases that keep it to themselves, or die with it, and a TCP proxy that cuts the wire.
 
 The proxy understands as much of PostgreSQL's protocol as it takes to find the message that says COMMIT.
 """
@@ -44,6 +44,52 @@ class Doubtful(Database):
                 raise _nobody_knows()
         if fate is Fate.KEPT:
             raise _nobody_knows()
+
+
+class Mortal(Database):
+    """A process that is killed at one of the commits of its worker: from then on it neither reads nor writes. `revive` is the next one."""
+
+    commits_left: int = -1
+    keeps_the_last: bool = False
+    dead: bool = False
+    died: asyncio.Event
+
+    def revive(self, *, commits: int = -1, keeps_the_last: bool = False) -> None:
+        """It will die at commit number `commits` from now, which happens or not; -1: it lives."""
+        self.commits_left, self.keeps_the_last, self.dead, self.died = commits, keeps_the_last, False, asyncio.Event()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncGenerator[Connection]:
+        self._live()
+        dies = False
+        async with super().write() as connection:
+            yield connection
+            self._live()
+            if (task := asyncio.current_task()) and task.get_name().startswith(("writer", "advance")):
+                dies = self.commits_left == 0
+                self.commits_left -= 1
+            if dies and not self.keeps_the_last:
+                self._die()
+        if dies:
+            self._die()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncGenerator[Connection]:
+        self._live()
+        async with super().read() as connection:
+            yield connection
+
+    def _live(self) -> None:
+        if self.dead:
+            raise _nobody_knows()
+
+    def kill(self) -> None:
+        self.dead = True
+        self.died.set()
+
+    def _die(self) -> None:
+        self.kill()
+        raise _nobody_knows()
 
 
 def _nobody_knows() -> OperationalError:

@@ -1,7 +1,8 @@
 """What must be true of every conversation's log, whatever happened to it, and short ways to ask a log what a test wants to know."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
 
 from sqlalchemy import func, select
@@ -98,6 +99,13 @@ def _calls_are_answered(history: Iterable[Message]) -> None:
 async def until(rig: Rig, conversation_id: str, happened: Callable[[Payload | None], bool]) -> list[Item]:
     """Follows the conversation from its start until something has happened in it."""
     return await collect(rig.reader.follow(conversation_id, after=0, mode=DeltaMode.ALL), lambda item: happened(item.payload))
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float = 10) -> None:
+    """For what the log does not tell."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.01)
 
 
 def said(text: str) -> Callable[[Payload | None], bool]:

@@ -117,7 +117,7 @@ async def test_a_run_whose_start_is_in_doubt_is_answered(doubtful: Doubtful, fat
 
 # ---- the same with a real wire that is cut
 
-WRITTEN = {"a delta": b"MESSAGE_DELTA", "a completed message": b"MESSAGE_COMPLETED", "the end": b'"status":"COMPLETED"'}
+WRITTEN = {"the start": b'"status":"RUNNING"', "a delta": b"upon ", "the end": b'"status":"COMPLETED"'}
 
 
 @pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
@@ -127,10 +127,11 @@ async def test_a_connection_cut_at_its_commit_loses_nothing_and_doubles_nothing(
     cues, gates = gated(*PIECES)
     async with Proxy(database_url) as proxy:
         database = Database.open(proxy.url)
-        async with rig(database, models=Models(Scripted([*cues, *finished()]))) as parley:
+        limits = WorkerLimits(sole=False, lease_s=1, reconcile_s=0.1)
+        async with rig(database, models=Models(Scripted([*cues, *finished()])), worker_limits=limits) as parley:
             conversation = await parley.conversation(model="test/scripted")
+            proxy.cut(written, [fate], again=conversation.id.encode())
             sent = await parley.say(conversation.id, "Hi")
-            proxy.cut(written, [fate], again=sent.run.id.encode())
             items = await _watched(parley, conversation.id, gates)
             run = await parley.ended(sent.run)
             events = await checked(parley, conversation.id)
@@ -145,7 +146,7 @@ async def test_a_connection_cut_at_its_commit_loses_nothing_and_doubles_nothing(
 
 
 async def test_a_run_whose_fence_was_raised_writes_nothing_more_and_the_others_go_on(database: Database) -> None:
-    cut, other = _pausing("test/cut"), _pausing("test/other")
+    cut, other = Pausing("test/cut"), Pausing("test/other")
     async with rig(database, models=Models(cut.model, other.model)) as parley:
         lost, going_on = [await parley.conversation(model=model.handle) for model in (cut.model, other.model)]
         sent = [await parley.say(conversation.id, "Hi") for conversation in (lost, going_on)]
@@ -155,32 +156,32 @@ async def test_a_run_whose_fence_was_raised_writes_nothing_more_and_the_others_g
             head = await transaction.lock(lost.id)
             assert head is not None
             head.fence += 1
-            cut.go_on.set()
-            other.go_on.set()
-            await cut.said_more.wait()
-            await other.said_more.wait()
+            for paused in (cut, other):
+                paused.first.set()
             await _somebody_waits_for_a_lock(parley, transaction.connection)
+            for paused in (cut, other):
+                paused.second.set()
+                await paused.said_both.wait()
         before = await parley.stored(lost.id)
+        other.third.set()
         assert (await parley.ended(sent[1].run)).status is RunStatus.COMPLETED
-        cut.say_the_rest.set()
+        cut.third.set()
         await asyncio.wait_for(cut.model.left.wait(), 10)
         await checked(parley, going_on.id)
+        assert only(await parley.history(going_on.id), MessageType.ASSISTANT).text == "before one two three"
         assert await parley.stored(lost.id) == before
         assert [event.payload.text for event in before if isinstance(event.payload, MessageDelta)] == ["before"]
         assert statuses(before, sent[0].run.id)[-1] is RunStatus.RUNNING
 
 
-class _pausing:  # noqa: N801
-    """A model that says "before", and when it may, "after", and when it may, the rest."""
+class Pausing:
+    """A model that says "before" and then goes on word by word as it may."""
 
     def __init__(self, handle: str) -> None:
-        self.go_on, self.said_more, self.say_the_rest = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        started, *deltas, ended = text("before", " after", " rest")
-        first, second, third = deltas
-        if handle == "test/other":
-            self.say_the_rest.set()
-        script: list[Cue] = [started, first, self.go_on, second, self.said_more.set, self.say_the_rest, third, ended, *finished()]
-        self.model = Scripted(script, handle=handle)
+        self.first, self.second, self.said_both, self.third = (asyncio.Event() for _ in range(4))
+        started, before, one, two, three, ended = text("before", " one", " two", " three")
+        script: list[Cue] = [started, before, self.first, one, self.second, two, self.said_both.set, self.third, three, ended]
+        self.model = Scripted([*script, *finished()], handle=handle)
 
 
 async def _somebody_waits_for_a_lock(parley: Rig, connection: Connection) -> None:

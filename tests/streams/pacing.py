@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from llm.demo import DemoModel
-from llm.model import Delta, Model, ModelEvent, ModelRequest
-from llm.registry import ModelRegistry
+from llm.model import Delta, ModelEvent, ModelRequest
 
 
 class PacedModel:
@@ -25,14 +24,3 @@ class PacedModel:
             if isinstance(event, Delta):
                 await self._permits.acquire()
             yield event
-
-
-class OnlyModel(ModelRegistry):
-    """Whatever is asked for, it is this one."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__(demo_delay_ms=0)
-        self._model = model
-
-    def resolve(self, handle: str) -> Model:
-        return self._model

@@ -47,6 +47,13 @@ class Teller:
             head = await self._head(transaction)
             return _told(transaction, head, MessageCompleted(await self._create(transaction, head, MessageStatus.COMPLETED, text)))
 
+    async def tell(self, payload: StoredPayload, *, run_id: str | None = None) -> Event:
+        """Any event; the rows it shows are the caller's affair."""
+        async with self._log.transaction() as transaction:
+            head = await self._head(transaction)
+            transaction.append(head, head.take_sequence(), payload, run_id=run_id)
+            return transaction.appended[-1]
+
     def _open_message(self) -> Message:
         assert self._message is not None, "start one first"
         return self._message

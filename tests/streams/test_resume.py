@@ -18,8 +18,9 @@ from runs.worker import WorkerLimits
 from streams.bus import Bus
 from streams.reader import Reader
 from tests.rig import Rig, rig
+from tests.runs.scripted import Models
 from tests.streams.client import State
-from tests.streams.pacing import OnlyModel, PacedModel
+from tests.streams.pacing import PacedModel
 from tests.streams.watching import DEADLINE_S, Audience, Watcher, audience
 from vocabulary.events import DeltaMode, MessageDelta
 from vocabulary.messages import MessageStatus, MessageType
@@ -87,7 +88,7 @@ class Scene:
 @asynccontextmanager
 async def scene(database: Database, bus: Bus) -> AsyncGenerator[Scene]:
     model = PacedModel()
-    async with rig(database, bus=bus, models=OnlyModel(model), tools=[TELESCOPE]) as parley:
+    async with rig(database, bus=bus, models=Models(model), tools=[TELESCOPE]) as parley:
         conversation = await parley.conversation(tools=["telescope"])
         async with audience(parley.reader, conversation.id) as first:
             watchers = [first.watch(mode) for mode in DeltaMode]

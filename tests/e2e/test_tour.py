@@ -1,0 +1,95 @@
+"""A newcomer's tour in a real browser: GraphiQL, as the README tells it, tab by tab, with nothing but the mouse and the ids it shows."""
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Page, WebSocket, expect
+
+from tests.e2e.client import DEADLINE_S, grown
+from tests.e2e.server import serving
+from tests.transports.browser import browsing
+
+# So slow that there is a middle to stop in, and not more words than the page shows events.
+DELAY_MS, QUESTION = "100", " ".join(f"word{number}" for number in range(30))
+EDITOR = ".graphiql-query-editor .CodeMirror"
+SHOWN = ".graphiql-response .CodeMirror"
+
+
+async def edit(page: Page, tab: str, pattern: str, new: str) -> None:
+    """Replaces something in the editor of a tab, whose name is that of its operation; GraphiQL takes a moment to see which that is."""
+    await page.get_by_role("tab", name=tab).click()
+    editor = page.locator(EDITOR)
+    await expect(editor).to_contain_text(re.compile(pattern))
+    await editor.evaluate("(e, [old, given]) => e.CodeMirror.setValue(e.CodeMirror.getValue().replace(RegExp(old), given))", [pattern, new])
+    await page.wait_for_function("([editor, tab]) => document.querySelector(editor).CodeMirror.operationName === tab", arg=[EDITOR, tab])
+
+
+async def execute(page: Page, until: str) -> dict[str, Any]:
+    """Runs what is in the editor; the answer, once it contains something."""
+    await page.get_by_label("Execute query").click()
+    await page.wait_for_function(
+        "([shown, until]) => document.querySelector(shown).CodeMirror.getValue().includes(until)", arg=[SHOWN, until]
+    )
+    return await shown(page)
+
+
+async def shown(page: Page) -> dict[str, Any]:
+    return json.loads(await page.locator(SHOWN).evaluate("e => e.CodeMirror.getValue()"))
+
+
+def oldest_first(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    events = [event["data"]["conversationEvents"] for event in reversed(answer["newestFirst"])]
+    assert len(events) == answer["received"], "none has been dropped for want of room"
+    return events
+
+
+async def test_a_newcomer_follows_an_answer_stops_in_its_middle_and_gets_the_rest(tmp_path: Path) -> None:
+    sockets: list[WebSocket] = []
+    errors: list[str] = []
+    async with serving(tmp_path, DEMO_DELAY_MS=DELAY_MS) as server, browsing(tmp_path / "profile") as page:
+        page.on("websocket", lambda socket: sockets.append(socket))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.set_default_timeout(DEADLINE_S * 1000)
+        await page.goto(server.url.removesuffix("/graphql"))
+        agent = await execute(page, '"createAgent"')
+        await edit(page, "CreateConversation", "agent-…", agent["data"]["createAgent"]["agent"]["id"])
+        conversation = await execute(page, '"createConversation"')
+        id_ = conversation["data"]["createConversation"]["conversation"]["id"]
+        await edit(page, "Follow", "conv-…", id_)
+        await execute(page, '"CaughtUp"')
+
+        window = await page.context.new_page()
+        await window.goto(server.url)
+        await edit(window, "SendMessage", "conv-…", id_)
+        await edit(window, "SendMessage", 'text: "[^"]*"', f'text: "{QUESTION}"')
+        await execute(window, '"appliedThroughSequence"')
+
+        await page.bring_to_front()
+        await page.wait_for_function("shown => document.querySelector(shown).CodeMirror.getValue().includes('word2')", arg=SHOWN)
+        await page.screenshot(path=tmp_path / "following.png")
+        (socket,) = sockets
+        async with socket.expect_event("close"):
+            await page.get_by_label("Stop query").click()
+        before = oldest_first(await shown(page))
+        assert before[-1]["payload"]["__typename"] == "MessageDelta"
+
+        await edit(page, "Follow", "after: 0", f"after: {before[-1]['sequence']}")
+        after = oldest_first(await execute(page, '"COMPLETED"'))
+        await page.screenshot(path=tmp_path / "resumed.png")
+
+        await edit(page, "History", "conv-…", id_)
+        history = await execute(page, '"messages"')
+
+    assert errors == []
+    assert all(later["previousSequence"] == earlier["sequence"] for earlier, later in pairwise([*before, *after]))
+    text = ""
+    for event in [*before, *after]:
+        if event["payload"]["__typename"] == "MessageDelta":
+            text = grown(text, event["payload"]["offset"], event["payload"]["text"])
+    assert [text, text] == [
+        f"You said: {QUESTION}",
+        history["data"]["conversation"]["messages"]["nodes"][-1]["text"],
+    ]

@@ -1,0 +1,363 @@
+"""One topic for all who follow a conversation: its shared tail, the holes it fills, the head check, and how long it stays."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from db.engine import Connection, Database
+from streams.bus import MemoryBus
+from streams.hub import HubLimits
+from tests.db.rows import NOON
+from tests.db.statements import statements
+from tests.rig import collect
+from tests.streams.buses import HeldBus
+from tests.streams.client import Client
+from tests.streams.telling import Teller
+from tests.streams.watching import Audience, Process, Watcher, audience, process
+from vocabulary.events import DeltaMode, Event, MessageCompleted
+
+
+class CountingBus(MemoryBus):
+    """Tells which topics were attached and detached. While `detaching` is closed, detaching does not return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, str]] = []
+        self.begun = asyncio.Event()
+        self.detaching = asyncio.Event()
+        self.detaching.set()
+
+    async def attach(self, topic: str) -> None:
+        self.calls.append(("attach", topic))
+        await super().attach(topic)
+
+    async def detach(self, topic: str) -> None:
+        self.calls.append(("detach", topic))
+        self.begun.set()
+        await super().detach(topic)
+        await self.detaching.wait()
+
+
+def text_of(client: Client) -> str:
+    [message] = client.messages.values()
+    return message.text
+
+
+# ---- a slow subscriber
+
+
+@pytest.mark.parametrize("mode", DeltaMode)
+async def test_who_falls_off_the_tail_sees_the_same_text_in_the_end(database: Database, mode: DeltaMode) -> None:
+    async with process(database, limits=HubLimits(tail_events=4)) as here:
+        teller = await here.teller()
+        slow, client = here.reader.follow(teller.conversation_id, after=0, mode=mode), Client()
+        client.take(await anext(slow))
+        await teller.start()
+        client.take(await anext(slow))
+        for _ in range(10):
+            await teller.grow("🚀🪐")
+        if mode is not DeltaMode.NONE:
+            client.take(await anext(slow))
+        for _ in range(10):
+            await teller.grow("…")
+        await teller.finish()
+        for item in await collect(slow, lambda item: isinstance(item.payload, MessageCompleted)):
+            client.take(item)
+        assert text_of(client) == "🚀🪐" * 10 + "…" * 10
+        assert client.position == 22
+
+
+async def test_who_falls_off_the_tail_gets_what_it_missed_in_one_piece(database: Database) -> None:
+    async with process(database, limits=HubLimits(tail_events=4)) as here:
+        teller = await here.teller()
+        slow, client = here.reader.follow(teller.conversation_id, after=0, mode=DeltaMode.COALESCED), Client()
+        client.take(await anext(slow))
+        await teller.start()
+        client.take(await anext(slow))
+        for _ in range(20):
+            await teller.grow("🚀")
+        item = await anext(slow)
+        client.take(item)
+        assert (item.sequence, item.previous_sequence) == (21, 1)
+        assert text_of(client) == "🚀" * 20
+        await teller.grow("!")
+        client.take(await anext(slow))
+        assert text_of(client) == "🚀" * 20 + "!"
+        await slow.aclose()
+
+
+# ---- one topic, many subscribers
+
+
+async def test_all_who_follow_a_conversation_share_one_attachment(database: Database) -> None:
+    bus = CountingBus()
+    async with process(database, bus) as here:
+        teller, other = await here.teller(), await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people, audience(here.reader, other.conversation_id) as others:
+            watchers = [people.watch() for _ in range(20)] + [others.watch()]
+            for watcher in watchers:
+                await watcher.caught_up()
+            assert sorted(bus.calls) == sorted([("attach", teller.conversation_id), ("attach", other.conversation_id)])
+            await teller.say("to all of them")
+            await other.say("to one")
+            for watcher in watchers:
+                await watcher.reached(1)
+            assert [text_of(watcher.client) for watcher in watchers] == ["to all of them"] * 20 + ["to one"]
+
+
+async def live(people: Audience, count: int) -> list[Watcher]:
+    watchers = [people.watch() for _ in range(count)]
+    for watcher in watchers:
+        await watcher.caught_up()
+    return watchers
+
+
+async def test_a_live_event_costs_no_statement_however_many_follow(database: Database) -> None:
+    bus = HeldBus()
+    async with process(database, bus) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            watchers = await live(people, 20)
+            await teller.say("hello")
+            with statements() as asked:
+                bus.arrive(1)
+                for watcher in watchers:
+                    await watcher.reached(1)
+            assert asked == []
+
+
+async def test_a_hole_is_filled_once_for_all(database: Database) -> None:
+    bus = HeldBus()
+    async with process(database, bus) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            watchers = await live(people, 20)
+            for text in ("lost", "lost too", "heard"):
+                await teller.say(text)
+            with statements() as asked:
+                bus.arrive(3)
+                for watcher in watchers:
+                    await watcher.reached(3)
+            assert len(asked) == 1
+            assert all(len(watcher.client.messages) == 3 for watcher in watchers)
+
+
+async def test_joining_and_leaving_at_any_time_disturbs_nobody(database: Database) -> None:
+    """Watchers come and go while every third announcement is lost; the client asserts that each sees all, in order."""
+    bus = HeldBus()
+    async with process(database, bus, limits=HubLimits(tail_events=3, concurrent_reads=2)) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            [witness] = await live(people, 1)
+            staying: list[Watcher] = []
+            for number in range(1, 31):
+                coming = [people.watch(mode, after=after) for mode in DeltaMode for after in (0, number // 2)]
+                await teller.say(str(number))
+                if number % 3:
+                    bus.arrive(number)
+                staying += coming[::2]
+                for leaving in coming[1::2]:
+                    await people.leave(leaving)
+            await here.hub.check_heads()
+            for watcher in [witness, *staying]:
+                await watcher.reached(30)
+            assert [message.text for message in witness.client.messages.values()] == [str(number) for number in range(1, 31)]
+
+
+# ---- what was lost with nothing after it
+
+
+@asynccontextmanager
+async def audiences(here: Process, tellers: Sequence[Teller], count: int) -> AsyncGenerator[list[list[Watcher]]]:
+    async with AsyncExitStack() as stack:
+        rooms = [await stack.enter_async_context(audience(here.reader, teller.conversation_id)) for teller in tellers]
+        yield [await live(people, count) for people in rooms]
+
+
+async def test_the_head_check_is_one_query_for_all_topics_and_all_who_follow_them(database: Database) -> None:
+    async with process(database, HeldBus()) as here:
+        tellers = [await here.teller() for _ in range(5)]
+        async with audiences(here, tellers, 3):
+            with statements() as asked:
+                await here.hub.check_heads()
+            assert len(asked) == 1
+
+
+async def test_the_head_check_finds_what_was_lost_with_nothing_after_it(database: Database) -> None:
+    async with process(database, HeldBus()) as here:
+        tellers = [await here.teller() for _ in range(3)]
+        async with audiences(here, tellers, 2) as rooms:
+            for teller in tellers[:2]:
+                await teller.say("lost")
+            with statements() as asked:
+                await here.hub.check_heads()
+                for watcher in [*rooms[0], *rooms[1]]:
+                    await watcher.reached(1)
+            assert len(asked) == 1 + 2, "the check, and one read for each topic that was behind"
+            assert [watcher.client.position for watcher in rooms[2]] == [0, 0]
+
+
+async def test_the_head_check_comes_by_itself(database: Database) -> None:
+    async with process(database, HeldBus(), limits=HubLimits(head_check_s=0.01)) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            [watcher] = await live(people, 1)
+            await teller.say("lost")
+            await watcher.reached(1)
+
+
+async def test_what_nobody_follows_is_not_checked(database: Database) -> None:
+    async with process(database) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            await live(people, 2)
+        with statements() as asked:
+            await here.hub.check_heads()
+        assert asked == []
+
+
+# ---- a database that is away
+
+
+class FailingDatabase(Database):
+    """Its reads fail so many times."""
+
+    failures: int = 0
+
+    @asynccontextmanager
+    async def read(self) -> AsyncGenerator[Connection]:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionRefusedError
+        async with super().read() as connection:
+            yield connection
+
+
+@pytest.fixture
+async def failing(database_url: str) -> AsyncGenerator[FailingDatabase]:
+    database = FailingDatabase.open(database_url)
+    assert isinstance(database, FailingDatabase)
+    yield database
+    await database.close()
+
+
+async def test_a_hole_that_could_not_be_filled_is_filled_by_a_later_check(failing: FailingDatabase) -> None:
+    bus = HeldBus()
+    async with process(failing, bus, limits=HubLimits(head_check_s=0.01)) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            watchers = await live(people, 3)
+            await teller.say("lost")
+            await teller.say("heard")
+            failing.failures = 5
+            bus.arrive(2)
+            for watcher in watchers:
+                await watcher.reached(2)
+            assert failing.failures == 0
+
+
+async def test_a_join_that_failed_leaves_the_topic_joinable(failing: FailingDatabase) -> None:
+    async with process(failing) as here:
+        teller = await here.teller()
+        await teller.say("hello")
+        for failures in (1, 1, 0):
+            failing.failures = failures
+            follow = here.reader.follow(teller.conversation_id, after=0, mode=DeltaMode.ALL)
+            if failures:
+                with pytest.raises(ConnectionRefusedError):
+                    await anext(follow)
+            else:
+                assert (await anext(follow)).sequence == 1
+                await follow.aclose()
+
+
+# ---- how long a topic stays
+
+
+def later(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def test_a_topic_lingers_and_is_then_detached(database: Database) -> None:
+    bus = CountingBus()
+    async with process(database, bus, limits=HubLimits(linger_s=30)) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            await live(people, 1)
+            await here.hub.detach_idle(later(1000))
+            assert [call for call, _ in bus.calls] == ["attach"], "somebody follows it"
+        await here.hub.detach_idle(later(20))
+        async with audience(here.reader, teller.conversation_id) as people:
+            await live(people, 1)
+        assert [call for call, _ in bus.calls] == ["attach"], "it lingered"
+        await here.hub.detach_idle(later(31))
+        await here.hub.detach_idle(later(31))
+        assert [call for call, _ in bus.calls] == ["attach", "detach"]
+
+
+async def test_a_topic_that_was_detached_is_attached_again_and_misses_nothing(database: Database) -> None:
+    bus = CountingBus()
+    async with process(database, bus) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            watcher = (await live(people, 1))[0]
+            await teller.say("1")
+            await watcher.reached(1)
+        await here.hub.detach_idle(later(1000))
+        await teller.say("2")
+        async with audience(here.reader, teller.conversation_id) as people:
+            again = people.watch(client=watcher.client.reconnected())
+            await again.caught_up()
+            await teller.say("3")
+            await again.reached(3)
+            assert [message.text for message in again.client.messages.values()] == ["1", "2", "3"]
+        assert [call for call, _ in bus.calls] == ["attach", "detach", "attach"]
+
+
+async def test_who_joins_while_a_topic_is_being_detached_has_it_attached_again(database: Database) -> None:
+    bus = CountingBus()
+    async with process(database, bus) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            await live(people, 1)
+        bus.detaching.clear()
+        detaching = asyncio.create_task(here.hub.detach_idle(later(1000)))
+        await bus.begun.wait()
+        async with audience(here.reader, teller.conversation_id) as people:
+            watcher = people.watch()
+            await teller.say("meanwhile")
+            bus.detaching.set()
+            await detaching
+            await watcher.caught_up()
+            await teller.say("live")
+            await watcher.reached(2)
+            assert [message.text for message in watcher.client.messages.values()] == ["meanwhile", "live"]
+        assert [call for call, _ in bus.calls] == ["attach", "detach", "attach"]
+
+
+async def test_what_is_announced_after_the_hub_has_ended_fails_nobody(database: Database) -> None:
+    """A worker that hands over at its end still commits, and announces."""
+    bus = HeldBus()
+    async with process(database, bus) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            await live(people, 1)
+    for _ in range(2):
+        await teller.say("late")
+    bus.arrive(2)
+
+
+async def test_the_bus_tells_only_of_what_is_attached() -> None:
+    bus, heard = MemoryBus(), list[Event]()
+    events = [Event(id_, 1, NOON, None, None) for id_ in ("conv-1", "conv-2")]
+    bus.publish(events)
+    bus.listen(heard.append)
+    bus.publish(events)
+    await bus.attach("conv-2")
+    bus.publish(events)
+    assert heard == events[1:]
+    await bus.detach("conv-2")
+    bus.publish(events)
+    assert heard == events[1:]

@@ -1,0 +1,94 @@
+"""Writing to the log: numbers without holes, in the order of commits; told after the commit and not without one."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from db import heads
+from db.engine import Connection, Database
+from streams.log import Log
+from tests.db.rows import stored_conversation
+from tests.rig import utc_now
+from tests.streams.buses import HeldBus
+from tests.streams.telling import Teller
+from tests.streams.watching import process
+from vocabulary.events import ConversationChanged, DeltaMode
+
+
+class GivenUp(Exception):
+    pass
+
+
+class CutDatabase(Database):
+    """The connection is cut between a commit and its answer."""
+
+    @asynccontextmanager
+    async def write(self) -> AsyncGenerator[Connection]:
+        async with super().write() as connection:
+            yield connection
+        raise ConnectionResetError
+
+
+async def test_what_is_committed_is_announced_and_who_waited_for_it_is_woken(database: Database) -> None:
+    bus, woken = HeldBus(), list[list[int]]()
+    conversation = await stored_conversation(database)
+    log = Log(database, bus, utc_now)
+    async with log.transaction() as transaction:
+        transaction.after_commit.append(lambda: woken.append(list(bus.held)))
+        head = await transaction.lock(conversation.id)
+        assert head is not None
+        transaction.append(head, head.take_sequence(), ConversationChanged(conversation))
+        assert (list(bus.held), woken) == ([], [])
+    assert (list(bus.held), woken) == ([1], [[1]])
+
+
+async def test_a_commit_that_was_not_answered_is_not_announced_until_somebody_knows(database_url: str) -> None:
+    database, bus = Database.open(database_url), HeldBus()
+    conversation = await stored_conversation(database)
+    await database.close()
+    cut = CutDatabase.open(database_url)
+    with pytest.raises(ConnectionResetError):
+        await Teller(Log(cut, bus, utc_now), conversation.id).say("hello")
+    async with cut.read() as connection:
+        assert await heads.positions(connection, [conversation.id]) == {conversation.id: 1}
+    assert bus.held == {}
+    await cut.close()
+
+
+async def give_up(log: Log, conversation_id: str, woken: list[str]) -> None:
+    async with log.transaction() as transaction:
+        head = await transaction.lock(conversation_id)
+        assert head is not None
+        head.take_sequence()
+        transaction.after_commit.append(lambda: woken.append(conversation_id))
+        raise GivenUp
+
+
+async def test_what_fails_leaves_nothing_and_announces_nothing(database: Database) -> None:
+    bus, woken = HeldBus(), list[str]()
+    log, conversation = Log(database, bus, utc_now), await stored_conversation(database)
+    with pytest.raises(GivenUp):
+        await give_up(log, conversation.id, woken)
+    assert (list(bus.held), woken) == ([], [])
+    assert (await Teller(log, conversation.id).say("first")).sequence == 1
+
+
+async def test_what_does_not_exist_cannot_be_locked(database: Database) -> None:
+    async with Log(database, HeldBus(), utc_now).transaction() as transaction:
+        assert await transaction.lock("conv-none") is None
+
+
+async def test_writers_at_once_leave_one_log_without_holes_in_the_order_of_their_commits(database: Database) -> None:
+    async with process(database) as here:
+        teller = await here.teller()
+        told = [Teller(here.log, teller.conversation_id) for _ in range(10)]
+        follow = here.reader.follow(teller.conversation_id, after=0, mode=DeltaMode.ALL)
+        await anext(follow)
+        writing = asyncio.gather(*(one.say(str(i)) for one in told for i in range(3)))
+        seen = [(await anext(follow)).sequence for _ in range(30)]
+        events = await writing
+        assert seen == list(range(1, 31))
+        assert sorted(event.sequence for event in events) == seen
+        await follow.aclose()
