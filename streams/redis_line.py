@@ -137,7 +137,8 @@ class Line:
         while True:
             self._rung.clear()
             commands = self._commands() or [("PING",)]
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            async with asyncio.timeout(self._limits.timeout_s):
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.ping_s):
                     await self._rung.wait()

@@ -14,6 +14,9 @@ from redis.exceptions import RedisClusterException
 from streams.redis_line import RedisLimits
 from streams.redis_outbox import Outgoing
 
+# Deadlines are ours: the library's own stand on asyncio.wait_for, which in Python 3.11 may swallow a cancellation.
+_DEADLINES: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+
 
 class Servers(Protocol):
     """Every method that waits raises one of `AWAY` when it fails."""
@@ -46,7 +49,7 @@ class SingleServer:
     def __init__(self, url: str, limits: RedisLimits) -> None:
         self._limits = limits
         self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=limits.timeout_s, socket_connect_timeout=limits.timeout_s
+            url, protocol=2, retry=Retry(NoBackoff(), 0), **_DEADLINES
         )
         self._publishing: AbstractConnection | None = None
 
@@ -84,7 +87,7 @@ class ClusterServers:
 
     def __init__(self, url: str, limits: RedisLimits) -> None:
         self._limits = limits
-        self._cluster = RedisCluster.from_url(url, protocol=2, socket_timeout=limits.timeout_s, socket_connect_timeout=limits.timeout_s)
+        self._cluster = RedisCluster.from_url(url, protocol=2, **_DEADLINES)
 
     async def learn(self) -> Set[str]:
         try:

@@ -83,6 +83,13 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def form_cluster(self) -> None:
+        """Of this node alone. Returns when it is of one mind."""
+        self.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        deadline = time.monotonic() + PATIENCE_S
+        while b"cluster_state:ok" not in self.ask("CLUSTER", "INFO"):
+            assert time.monotonic() < deadline
+
     def ask(self, *command: str) -> bytes:
         """One command; the answer as it comes, in one piece."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connection:
