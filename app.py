@@ -5,7 +5,6 @@ Everything is built here and passed down; nothing else reads the environment or 
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import socket
@@ -13,10 +12,8 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -26,21 +23,27 @@ from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from uvicorn.loops.auto import auto_loop_factory
 
-from db.engine import Database, DatabaseError, DatabaseInUse, DatabaseUnusable
-from db.migrate import DatabaseTooNew, upgrade
-from llm.endpoints import CompatibleServer, ServedModel
-from llm.registry import ModelNotFound, ModelRegistry
+from composition import (
+    REFUSALS,
+    bus_of,
+    engine_of,
+    log_to_stderr,
+    models_of,
+    open_database,
+    prepare_tables,
+    utc_now,
+    worker_limits_of,
+)
+from db.engine import Database, DatabaseError
 from resolvers.build import build_schema
 from resolvers.context import Limits, RequestContext
 from resolvers.viewer import UnusableName, unproven_viewer
 from runs.dispatch import LocalDispatcher
 from runs.engine import Engine
-from runs.tools import ToolRegistry, current_time
-from runs.worker import Worker, WorkerLimits
-from settings import Settings, SettingsError
-from streams.bus import MemoryBus
+from runs.jobs import JobDispatcher
+from runs.worker import Worker
+from settings import Settings
 from streams.hub import Hub, HubLimits
-from streams.log import Log
 from streams.reader import Reader
 from transports import explorer
 from transports.endpoint import Endpoint
@@ -54,10 +57,6 @@ DRAIN_S = 1.0
 MAX_REQUEST_BYTES = 8 << 20  # a message may be long, and an image may come as a data URI
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parley:
     """A running server without its port: the ASGI application, and how to tell all clients that it is about to stop."""
@@ -68,31 +67,27 @@ class Parley:
 
 @asynccontextmanager
 async def composed(settings: Settings) -> AsyncGenerator[Parley]:
-    """Everything one process is made of, started. On leaving, runs are handed over and the database is closed."""
-    database = Database.open(settings.database_url)
-    models = _models(settings)
+    """Everything one process is made of, started. On leaving, runs are handed over and the database is closed.
+
+    Beside PostgreSQL runs are others' work (`python -m runs`); beside SQLite a worker of our own does it.
+    """
+    database = open_database(settings)
+    models = models_of(settings)
     try:
         models.resolve(settings.default_model)
-        await upgrade(database)
-        bus = MemoryBus()
-        dispatcher = LocalDispatcher()
-        engine = Engine(
-            database=database,
-            log=Log(database, bus, utc_now),
-            dispatcher=dispatcher,
-            models=models,
-            tools=ToolRegistry([current_time(utc_now)]),
-            clock=utc_now,
-            default_model=settings.default_model,
-            max_attempts=settings.max_attempts,
-        )
+        await prepare_tables(settings, database)
+        bus = bus_of(settings)
+        dispatcher = JobDispatcher() if settings.distributed else LocalDispatcher()
+        engine = engine_of(settings, database, bus, models, dispatcher)
         hub = Hub(database, bus, HubLimits())
         reader = Reader(hub, database, max_replay=settings.max_replay, clock=utc_now)
-        worker = Worker(engine, WorkerLimits(sole=True, lease_s=settings.lease_s, delta_retention_s=settings.delta_retention_s))
-        dispatcher.serve(worker.advance_soon)
         async with asyncio.TaskGroup() as machines:
-            running = [machines.create_task(hub.run(), name="hub"), machines.create_task(worker.run(), name="worker")]
-            await worker.ready.wait()
+            running = [machines.create_task(bus.run(), name="bus"), machines.create_task(hub.run(), name="hub")]
+            if isinstance(dispatcher, LocalDispatcher):
+                worker = Worker(engine, worker_limits_of(settings))
+                dispatcher.serve(worker.advance_soon)
+                running.append(machines.create_task(worker.run(), name="worker"))
+                await worker.ready.wait()
             try:
                 yield _parley(settings, engine, reader)
             finally:
@@ -163,23 +158,6 @@ def _application(settings: Settings, endpoint: Endpoint, database: Database) -> 
     return Starlette(routes=routes, middleware=[cors])
 
 
-def _models(settings: Settings) -> ModelRegistry:
-    keys = {"openai": settings.openai_api_key, "anthropic": settings.anthropic_api_key, "google": settings.google_api_key}
-    servers = {
-        name: CompatibleServer(
-            base_url=provider.base_url,
-            api_key=provider.api_key.get_secret_value() if provider.api_key else None,
-            models={model: ServedModel(context_window=told.context_window) for model, told in provider.models.items()},
-        )
-        for name, provider in settings.providers.items()
-    }
-    return ModelRegistry(
-        api_keys={provider: key.get_secret_value() for provider, key in keys.items() if key is not None},
-        servers=servers,
-        demo_delay_ms=settings.demo_delay_ms,
-    )
-
-
 class Server(uvicorn.Server):
     """Drains before it waits: who waits for a run is answered, and every socket is told to come back.
 
@@ -236,30 +214,13 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-REFUSALS = (SettingsError, CannotListen, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, ModelNotFound)
-
-
-def _log_to_stderr(level: str) -> None:
-    """Ours at the level that was asked for; the libraries' only when something is wrong. No values of variables in tracebacks."""
-    logging.basicConfig(level=max(logging.getLevelNamesMapping()[level], logging.WARNING), format="%(name)s: %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 def main() -> None:
     try:
         settings = Settings.from_environment(os.environ)
-        _log_to_stderr(settings.log_level)
+        log_to_stderr(settings.log_level)
         with listen(settings.host, settings.port) as listener, asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
             runner.run(serve(settings, listener))
-    except REFUSALS as error:
+    except (CannotListen, *REFUSALS) as error:
         sys.exit(str(error))
 
 

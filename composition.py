@@ -41,7 +41,10 @@ def open_database(settings: Settings) -> Database:
 
 
 async def prepare_tables(settings: Settings, database: Database) -> None:
-    """Who owns the database migrates it; who shares it asks only whether somebody has. Raises DatabaseTooNew, DatabaseTooOld, DatabaseUnusable."""
+    """Who owns the database migrates it; who shares it asks only whether somebody has.
+
+    Raises DatabaseTooNew, DatabaseTooOld, DatabaseUnusable.
+    """
     try:
         await (require_current(database) if settings.distributed else upgrade(database))
     except DatabaseError as error:

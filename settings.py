@@ -93,6 +93,7 @@ class Settings(_Frozen):
         repr=False,
         description="redis://HOST:PORT (rediss: with TLS) beside PostgreSQL, nothing beside SQLite, which is for one process",
     )
+    redis_cluster: bool = Field(False, description="true or false")
     database_pool_size: int = Field(10, ge=1, le=1000, description="connections from 1 to 1000, for reading and for writing each")
     lock_timeout_s: float = Field(3, gt=0, le=60, description="seconds, more than 0, up to 60")
     idle_transaction_timeout_s: float = Field(2, gt=0, le=60, description="seconds, more than 0, up to 60 (and below LOCK_TIMEOUT_S)")
@@ -143,7 +144,9 @@ class Settings(_Frozen):
     @model_validator(mode="after")
     def _patience_outlasts_a_stopped_holder(self) -> Self:
         if self.idle_transaction_timeout_s >= self.lock_timeout_s:
-            raise PydanticCustomError("timeouts", "{line}", {"line": f"IDLE_TRANSACTION_TIMEOUT_S: {_expected('idle_transaction_timeout_s')}"})
+            raise PydanticCustomError(
+                "timeouts", "{line}", {"line": f"IDLE_TRANSACTION_TIMEOUT_S: {_expected('idle_transaction_timeout_s')}"}
+            )
         return self
 
     @model_validator(mode="after")

@@ -134,7 +134,7 @@ def _array(kind: TypeEngine[Any], values: list[Any]) -> list[Any]:
 def _insert_arrays(table: Table) -> TextClause:
     arrays = ", ".join(_array_parameter(c.name, c.type) for c in table.columns)
     names = ", ".join(f'"{c.name}"' for c in table.columns)
-    return text(f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays})")  # noqa: S608
+    return text(f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays})")
 
 
 def _array_parameter(name: str, kind: TypeEngine[Any]) -> str:

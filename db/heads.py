@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from sqlalchemy import Integer, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -123,9 +122,7 @@ async def _still_theirs(connection: AsyncConnection, missing: Sequence[Claim]) -
     """A lease once lost is lost for ever, so the committed row tells whether who was not granted was only passed over."""
     found = await write_numbers(connection, [claim.conversation_id for claim in missing])
     return frozenset(
-        claim.conversation_id
-        for claim in missing
-        if found.get(claim.conversation_id) == (claim.run_id, claim.fence, claim.write_number)
+        claim.conversation_id for claim in missing if found.get(claim.conversation_id) == (claim.run_id, claim.fence, claim.write_number)
     )
 
 
@@ -146,7 +143,7 @@ _held = (
 )
 
 
-def _grant(*, patient: bool) -> ReturningUpdate[Any]:
+def _grant(*, patient: bool) -> ReturningUpdate[str, int, int]:
     locked = (
         select(heads.c.conversation_id)
         .join(_claims, _held)

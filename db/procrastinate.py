@@ -6,7 +6,9 @@ docs/decisions/0006-jobs.md for how its version is raised.
 
 from importlib import resources
 from importlib.resources.abc import Traversable
+from typing import Any
 
+import asyncpg
 from sqlalchemy import Connection, text
 
 from db.engine import DatabaseUnusable
@@ -37,9 +39,12 @@ def _migrations() -> dict[str, Traversable]:
 def _run(connection: Connection, file: Traversable) -> None:
     """Many statements at once, which only the driver itself takes."""
     script = file.read_text(encoding="utf-8")
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
-    driver.run_async(lambda raw: raw.execute(script))
+    driver: Any = connection.connection.dbapi_connection
+
+    async def execute(raw: asyncpg.Connection) -> None:
+        await raw.execute(script)
+
+    driver.run_async(execute)
 
 
 def _marked(connection: Connection) -> str:

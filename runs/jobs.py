@@ -70,7 +70,7 @@ class Jobs:
         # Procrastinate watches over the tasks of its worker only while it has something periodic to do.
         @app.periodic(cron="*/5 * * * *")
         @app.task(name="remove abandoned jobs", queue=QUEUE, queueing_lock="remove abandoned jobs")
-        async def remove_abandoned(timestamp: int) -> None:  # noqa: ARG001  # pyright: ignore[reportUnusedFunction]
+        async def remove_abandoned(timestamp: int) -> None:  # noqa: ARG001
             await self._remove_abandoned()
 
         return app

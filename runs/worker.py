@@ -98,10 +98,13 @@ class Worker:
 
     async def advance(self, conversation_id: str) -> None:
         """As `advance_soon`; returns when nothing more comes of it. Cancelling the caller does not stop the run: it is the worker's."""
-        await asyncio.wait({self.advance_soon(conversation_id)})
+        await asyncio.wait({self._start(conversation_id)})
 
-    def advance_soon(self, conversation_id: str, *, lost: str | None = None) -> asyncio.Task[None]:
+    def advance_soon(self, conversation_id: str) -> None:
         """A job for this worker. Any number of jobs for one conversation are as good as one."""
+        self._start(conversation_id)
+
+    def _start(self, conversation_id: str, *, lost: str | None = None) -> asyncio.Task[None]:
         job = asyncio.get_running_loop().create_task(self._advance(conversation_id, lost), name=f"advance {conversation_id}")
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -229,13 +232,17 @@ class Worker:
         """Whoever cannot tell the others that it lives must stop: they hold it for dead, and do its work."""
         loop = asyncio.get_running_loop()
         while True:
-            while (left_s := self._lease_ends - loop.time()) > 0:
-                await asyncio.sleep(left_s)
-            for work in self._work.values():
-                log.warning("the lease has run out; a run is left to others", run_id=work.lease.run.id)
-                self._in_doubt.add(work.lease.run.conversation_id)
-                work.task.cancel()
-            await asyncio.sleep(self._limits.heartbeat_s)
+            left_s = self._lease_ends - loop.time()
+            if left_s <= 0:
+                self._stop_work()
+            await asyncio.sleep(left_s if left_s > 0 else self._limits.heartbeat_s)
+
+    def _stop_work(self) -> None:
+        """What is ours by then, if it still is, is let go of when the database can be asked again."""
+        for work in self._work.values():
+            log.warning("the lease has run out; a run is left to others", run_id=work.lease.run.id)
+            self._in_doubt.add(work.lease.run.conversation_id)
+            work.task.cancel()
 
     async def _reconcile(self) -> None:
         """Finds what fell through: a job that was lost, a run whose worker is gone, one that we hold without working on it."""
@@ -246,7 +253,7 @@ class Worker:
             found = await runs.unattended(connection)
         for one in self._sightings.confirmed(found, now=asyncio.get_running_loop().time()):
             if not self._places.locked():
-                self.advance_soon(one.conversation_id, lost=one.worker_id)
+                self._start(one.conversation_id, lost=one.worker_id)
 
     async def _prune(self) -> None:
         """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, and dead workers."""

@@ -4,6 +4,7 @@ import sys
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.exc import DBAPIError
 
 revision = "0003"
 down_revision = "0002"
@@ -20,7 +21,7 @@ def upgrade() -> None:
     try:
         with connection.begin_nested():
             connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
-    except sa.exc.DBAPIError as error:
+    except DBAPIError as error:
         reason = str(error.orig).splitlines()[0]
         sys.stderr.write(
             f"pg_trgm cannot be created, so that searching summaries reads them all ({reason}); "

@@ -1,0 +1,80 @@
+"""`python -m runs`: a worker. Any number of them, on any machines, beside the same PostgreSQL and Redis; each may die at any time.
+
+SIGTERM or SIGINT: takes nothing new, hands over what it has, and ends with 0, within bounds. Once more: ends at once.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+
+from uvloop import new_event_loop
+
+from composition import REFUSALS, bus_of, engine_of, log_to_stderr, models_of, open_database, prepare_tables, worker_limits_of
+from runs.jobs import JobDispatcher, Jobs
+from runs.worker import Worker
+from settings import Settings, SettingsError
+
+LONGEST_DRAIN_S = 8.0  # less than the ten seconds that containers are given
+
+
+async def work(settings: Settings) -> None:
+    """Until a signal comes."""
+    if not settings.distributed:
+        raise SettingsError("DATABASE_URL: expected PostgreSQL; beside SQLite the server does the workers' work itself")
+    leaving = _leaving()
+    database = open_database(settings)
+    models = models_of(settings)
+    try:
+        models.resolve(settings.default_model)
+        await prepare_tables(settings, database)
+        bus = bus_of(settings)
+        worker = Worker(engine_of(settings, database, bus, models, JobDispatcher()), worker_limits_of(settings))
+        jobs = Jobs(database, worker, concurrency=settings.worker_concurrency)
+        async with asyncio.TaskGroup() as machines:
+            announcing = machines.create_task(bus.run(), name="bus")
+            working = machines.create_task(worker.run(), name="worker")
+            await worker.ready.wait()
+            taking = machines.create_task(jobs.run(), name="jobs")
+            gc.collect()
+            gc.freeze()
+            sys.stderr.write(f"Working as {worker.id}\n")
+            await leaving.wait()
+            taking.cancel()
+            working.cancel()
+            await asyncio.wait({taking, working})
+            announcing.cancel()
+    finally:
+        await models.aclose()
+        await database.close()
+
+
+def _leaving() -> asyncio.Event:
+    """Set by the first signal. The drain is not waited for for ever: what could not be handed over is found by its lease."""
+    leaving = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def heard(number: int) -> None:
+        if leaving.is_set():
+            os._exit(128 + number)
+        leaving.set()
+        loop.call_later(LONGEST_DRAIN_S, os._exit, 0)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, heard, number)
+    return leaving
+
+
+def main() -> None:
+    try:
+        settings = Settings.from_environment(os.environ)
+        log_to_stderr(settings.log_level)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(work(settings))
+    except REFUSALS as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
