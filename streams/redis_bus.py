@@ -37,7 +37,7 @@ class RedisBus:
         self._limits = limits or RedisLimits()
         self._servers: Servers = ClusterServers(url, self._limits) if cluster else SingleServer(url, self._limits)
         self._outbox = Outbox(self._servers.publish, self._limits)
-        self._prefix = prefix
+        self.prefix = prefix
         self._listener: Listener | None = None
         self._wishes: dict[str, _Wish] = {}
         self._lines: dict[str, tuple[Line, asyncio.Task[None]]] = {}
@@ -57,7 +57,7 @@ class RedisBus:
 
     def publish(self, events: Sequence[Event]) -> None:
         for event in events:
-            self._outbox.put(self._prefix + event.conversation_id, encode(event))
+            self._outbox.put(self.prefix + event.conversation_id, encode(event))
 
     async def attach(self, topic: str) -> None:
         wish = self._wishes.setdefault(topic, _Wish())
@@ -71,7 +71,7 @@ class RedisBus:
     def detach(self, topic: str) -> None:
         wish = self._wishes.pop(topic, None)
         if wish is not None and wish.line is not None:
-            wish.line.unwish(self._prefix + topic)
+            wish.line.unwish(self.prefix + topic)
 
     def is_attached(self, topic: str) -> bool:
         wish = self._wishes.get(topic)
@@ -115,7 +115,7 @@ class RedisBus:
             self._place(topic, wish)
 
     def _place(self, topic: str, wish: _Wish) -> None:
-        channel = self._prefix + topic
+        channel = self.prefix + topic
         line, _ = self._lines.get(self._servers.holder(channel) or "", (None, None))
         if wish.line is line:
             return
@@ -142,7 +142,7 @@ class RedisBus:
     # ---- what lines tell
 
     def message(self, channel: str, data: bytes) -> None:
-        topic = channel.removeprefix(self._prefix)
+        topic = channel.removeprefix(self.prefix)
         if self._listener is None or topic not in self._wishes:
             return
         self._received += 1
@@ -153,7 +153,7 @@ class RedisBus:
             self._listener.heard(announcement)
 
     def confirmed(self, line: Line, channel: str) -> None:
-        topic = channel.removeprefix(self._prefix)
+        topic = channel.removeprefix(self.prefix)
         wish = self._wishes.get(topic)
         if wish is None or wish.line is not line:
             return
@@ -163,6 +163,6 @@ class RedisBus:
             self._doubt([topic])
 
     def broken(self, line: Line, channels: Collection[str]) -> None:
-        topics = [channel.removeprefix(self._prefix) for channel in channels]
+        topics = [channel.removeprefix(self.prefix) for channel in channels]
         self._unconfirm(topic for topic in topics if topic in self._wishes and self._wishes[topic].line is line)
         self._trouble.set()

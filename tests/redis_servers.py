@@ -5,6 +5,7 @@ There is no fourth rung and no skip. The server listens on 127.0.0.1 only, has n
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -82,6 +83,15 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def freeze(self) -> None:
+        """It keeps its connections, and says nothing more until it is thawed."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def form_cluster(self) -> None:
         """Of this node alone. Returns when it is of one mind."""

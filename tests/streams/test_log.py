@@ -1,13 +1,16 @@
 """Writing to the log: numbers without holes, in the order of commits; told after the commit and not without one."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
 
 from db import heads
 from db.engine import Connection, Database
+from streams.bus import Bus
 from streams.log import Log
 from tests.db.rows import stored_conversation
 from tests.rig import utc_now
@@ -25,7 +28,8 @@ class CutDatabase(Database):
     """The connection is cut between a commit and its answer."""
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[Connection]:
+    async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
+        del committed  # nobody knows
         async with super().write() as connection:
             yield connection
         raise ConnectionResetError
@@ -57,6 +61,26 @@ async def test_a_commit_that_was_not_answered_is_not_announced_until_somebody_kn
     await cut.close()
 
 
+@contextmanager
+def when_a_connection_goes_back(call: Callable[[], object]) -> Generator[None]:
+    def goes_back(_connection: object, _record: object) -> None:
+        call()
+
+    event.listen(Pool, "checkin", goes_back)
+    try:
+        yield
+    finally:
+        event.remove(Pool, "checkin", goes_back)
+
+
+async def test_who_is_cancelled_after_the_commit_has_announced_it(database: Database) -> None:
+    bus, conversation = HeldBus(), await stored_conversation(database)
+    saying = asyncio.create_task(Teller(Log(database, bus, utc_now), conversation.id).say("hello"))
+    with when_a_connection_goes_back(saying.cancel), pytest.raises(asyncio.CancelledError):
+        await saying
+    assert list(bus.held) == [1]
+
+
 async def give_up(log: Log, conversation_id: str, woken: list[str]) -> None:
     async with log.transaction() as transaction:
         head = await transaction.lock(conversation_id)
@@ -80,8 +104,8 @@ async def test_what_does_not_exist_cannot_be_locked(database: Database) -> None:
         assert await transaction.lock("conv-none") is None
 
 
-async def test_writers_at_once_leave_one_log_without_holes_in_the_order_of_their_commits(database: Database) -> None:
-    async with process(database) as here:
+async def test_writers_at_once_leave_one_log_without_holes_in_the_order_of_their_commits(database: Database, bus: Bus) -> None:
+    async with process(database, bus) as here:
         teller = await here.teller()
         told = [Teller(here.log, teller.conversation_id) for _ in range(10)]
         follow = here.reader.follow(teller.conversation_id, after=0, mode=DeltaMode.ALL)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from db.engine import Database
+from streams.bus import Bus
 from streams.hub import HubLimits, NoSuchConversation
 from tests.rig import Rig, collect, rig
 from tests.runs.scripted import Models
@@ -34,8 +35,8 @@ def made(items: list[Item]) -> list[object]:
 # ---- positions
 
 
-async def test_without_a_position_it_is_live_from_now(database: Database) -> None:
-    async with process(database) as here:
+async def test_without_a_position_it_is_live_from_now(database: Database, bus: Bus) -> None:
+    async with process(database, bus) as here:
         teller = await here.teller()
         await teller.say("old")
         items = here.reader.follow(teller.conversation_id, after=None, mode=DeltaMode.ALL)
@@ -48,8 +49,8 @@ async def test_without_a_position_it_is_live_from_now(database: Database) -> Non
         await items.aclose()
 
 
-async def test_from_nought_everything_is_told_and_then_it_is_live(database: Database) -> None:
-    async with process(database) as here:
+async def test_from_nought_everything_is_told_and_then_it_is_live(database: Database, bus: Bus) -> None:
+    async with process(database, bus) as here:
         teller = await here.teller()
         for text in ("1", "2"):
             await teller.say(text)
@@ -62,8 +63,8 @@ async def test_from_nought_everything_is_told_and_then_it_is_live(database: Data
             assert made(watcher.items) == [CaughtUp(2)]
 
 
-async def test_a_position_beyond_the_head_is_reset_to_it_and_goes_on_live(database: Database) -> None:
-    async with process(database) as here:
+async def test_a_position_beyond_the_head_is_reset_to_it_and_goes_on_live(database: Database, bus: Bus) -> None:
+    async with process(database, bus) as here:
         teller = await here.teller()
         await teller.say("1")
         async with audience(here.reader, teller.conversation_id) as people:
@@ -77,8 +78,10 @@ async def test_a_position_beyond_the_head_is_reset_to_it_and_goes_on_live(databa
 
 
 @pytest.mark.parametrize(("durable", "resets"), [(3, []), (4, [ResetReason.TOO_FAR_BEHIND])])
-async def test_more_than_the_longest_replay_behind_is_told_to_ask_anew(database: Database, durable: int, resets: list[ResetReason]) -> None:
-    async with process(database, max_replay=3) as here:
+async def test_more_than_the_longest_replay_behind_is_told_to_ask_anew(
+    database: Database, bus: Bus, durable: int, resets: list[ResetReason]
+) -> None:
+    async with process(database, bus, max_replay=3) as here:
         teller = await here.teller()
         for number in range(durable):
             await teller.say(str(number))
@@ -92,8 +95,8 @@ async def test_more_than_the_longest_replay_behind_is_told_to_ask_anew(database:
             assert len(watcher.client.messages) == (1 if resets else durable + 1)
 
 
-async def test_deltas_do_not_count_as_being_behind(database: Database) -> None:
-    async with process(database, max_replay=3) as here:
+async def test_deltas_do_not_count_as_being_behind(database: Database, bus: Bus) -> None:
+    async with process(database, bus, max_replay=3) as here:
         teller = await here.teller()
         await teller.start()
         for _ in range(20):
@@ -106,8 +109,8 @@ async def test_deltas_do_not_count_as_being_behind(database: Database) -> None:
                 assert watcher.client.resets == []
 
 
-async def test_what_does_not_exist_cannot_be_followed(database: Database) -> None:
-    async with process(database) as here:
+async def test_what_does_not_exist_cannot_be_followed(database: Database, bus: Bus) -> None:
+    async with process(database, bus) as here:
         with pytest.raises(NoSuchConversation):
             await anext(here.reader.follow("conv-none", after=0, mode=DeltaMode.ALL))
 
@@ -115,8 +118,8 @@ async def test_what_does_not_exist_cannot_be_followed(database: Database) -> Non
 # ---- what is told
 
 
-async def test_a_replay_of_many_pages_tells_what_one_page_would(database: Database) -> None:
-    async with process(database, limits=HubLimits(page_events=2)) as here:
+async def test_a_replay_of_many_pages_tells_what_one_page_would(database: Database, bus: Bus) -> None:
+    async with process(database, bus, limits=HubLimits(page_events=2)) as here:
         teller = await here.teller()
         for text in ("🚀 one", "two"):
             await teller.start()
@@ -145,8 +148,8 @@ def folded(items: list[Item]) -> Client:
     return client
 
 
-async def test_what_is_complete_is_shown_complete_and_what_is_not_with_its_text_in_one(database: Database) -> None:
-    async with process(database) as here:
+async def test_what_is_complete_is_shown_complete_and_what_is_not_with_its_text_in_one(database: Database, bus: Bus) -> None:
+    async with process(database, bus) as here:
         teller = await here.teller()
         await teller.start()
         await teller.grow("done")
@@ -166,8 +169,8 @@ async def test_what_is_complete_is_shown_complete_and_what_is_not_with_its_text_
         assert (delta.offset, delta.text) == (0, "🚀half")
 
 
-async def test_what_is_refused_is_left_out_and_its_number_is_covered_by_the_next_item(database: Database) -> None:
-    async with process(database) as here:
+async def test_what_is_refused_is_left_out_and_its_number_is_covered_by_the_next_item(database: Database, bus: Bus) -> None:
+    async with process(database, bus) as here:
         teller = await here.teller()
         for text in ("1", "2", "3"):
             await teller.say(text)
@@ -177,9 +180,9 @@ async def test_what_is_refused_is_left_out_and_its_number_is_covered_by_the_next
         assert [(item.previous_sequence, item.sequence) for item in items] == [(0, 2), (2, 4)]
 
 
-async def test_live_deltas_come_one_by_one_merged_or_not_at_all(database: Database) -> None:
+async def test_live_deltas_come_one_by_one_merged_or_not_at_all(database: Database, bus: Bus) -> None:
     """Merged: when the client was slower than they were."""
-    async with process(database) as here:
+    async with process(database, bus) as here:
         teller = await here.teller()
         follows = {mode: here.reader.follow(teller.conversation_id, after=0, mode=mode) for mode in DeltaMode}
         for follow in follows.values():
@@ -234,9 +237,9 @@ async def test_a_run_that_has_ended_is_over_for_whoever_comes_after_its_last_eve
     assert made(await _of_run(parley, run, head + 5)) == [StreamReset(ResetReason.POSITION_AHEAD, head), CaughtUp(head)]
 
 
-async def test_a_run_can_be_followed_from_the_queue_to_its_end(database: Database) -> None:
+async def test_a_run_can_be_followed_from_the_queue_to_its_end(database: Database, bus: Bus) -> None:
     model = PacedModel()
-    async with rig(database, models=Models(model)) as parley:
+    async with rig(database, bus=bus, models=Models(model)) as parley:
         conversation = await parley.conversation()
         first = (await parley.say(conversation.id, "one")).run
         second = (await parley.say(conversation.id, "two")).run
@@ -253,9 +256,9 @@ async def test_a_run_can_be_followed_from_the_queue_to_its_end(database: Databas
                 assert len(watcher.client.messages) == 2
 
 
-async def test_exactly_one_item_of_a_run_is_terminal_and_it_is_the_last(database: Database) -> None:
+async def test_exactly_one_item_of_a_run_is_terminal_and_it_is_the_last(database: Database, bus: Bus) -> None:
     model = PacedModel()
-    async with rig(database, models=Models(model)) as parley:
+    async with rig(database, bus=bus, models=Models(model)) as parley:
         conversation = await parley.conversation()
         run = (await parley.say(conversation.id, "one")).run
         async with audience(parley.reader, conversation.id) as people:
@@ -269,9 +272,9 @@ async def test_exactly_one_item_of_a_run_is_terminal_and_it_is_the_last(database
                 assert isinstance(watcher.items[-1].payload, RunChanged)
 
 
-async def test_a_run_counts_its_own_events_only(database: Database) -> None:
+async def test_a_run_counts_its_own_events_only(database: Database, bus: Bus) -> None:
     """Its 7: the message, queued, running, the step, the answer's start and end, the end."""
-    async with rig(database, max_replay=7) as parley:
+    async with rig(database, bus=bus, max_replay=7) as parley:
         conversation = await parley.conversation()
         runs = [await _ended_run(parley, conversation.id) for _ in range(3)]
         for run in runs:
@@ -279,7 +282,7 @@ async def test_a_run_counts_its_own_events_only(database: Database) -> None:
             assert made(await _of_run(parley, run, 0)) == []
         whole = await collect(parley.reader.follow(conversation.id, after=0, mode=DeltaMode.ALL), _is_caught_up)
         assert [type(payload) for payload in made(whole)] == [StreamReset, CaughtUp]
-    async with rig(database, max_replay=6) as parley:
+    async with rig(database, bus=bus, max_replay=6) as parley:
         head = (await parley.read(conversation.id)).head_sequence
         assert made(await _of_run(parley, runs[0], None)) == [StreamReset(ResetReason.TOO_FAR_BEHIND, head), CaughtUp(head)]
 
@@ -295,8 +298,8 @@ async def test_who_waits_for_a_run_is_answered_when_it_has_ended(parley: Rig) ->
     assert history[-1].type is MessageType.ASSISTANT
 
 
-async def test_who_waits_is_answered_when_the_time_is_over_and_at_once_when_the_server_drains(database: Database) -> None:
-    async with rig(database, models=Models(PacedModel())) as parley:
+async def test_who_waits_is_answered_when_the_time_is_over_and_at_once_when_the_server_drains(database: Database, bus: Bus) -> None:
+    async with rig(database, bus=bus, models=Models(PacedModel())) as parley:
         conversation = await parley.conversation()
         run = (await parley.say(conversation.id, "Hello")).run
         await parley.reader.wait_for_end(run, seconds=0)
