@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from db.engine import Database
 
-_LOCK = 7_264_001  # any constant: serialises concurrent upgrades of one PostgreSQL database
+LOCK = 7_264_001  # any constant: serialises concurrent upgrades of one PostgreSQL database
 _LONGEST_LOCK_WAIT = "10s"
 
 
@@ -69,7 +69,7 @@ def _wait_in_line(connection: Connection) -> None:
     """However long another upgrade takes, and ours; but who serves meanwhile must not queue up behind a lock that we do not get."""
     for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
         connection.execute(text(f"SET LOCAL {name} = 0"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     connection.execute(text(f"SET LOCAL lock_timeout = '{_LONGEST_LOCK_WAIT}'"))
 
 

@@ -14,6 +14,7 @@ from runs.agents import NewAgent, create_agent
 from runs.conversations import NewConversation, create_conversation
 from runs.dispatch import LocalDispatcher
 from runs.engine import Engine
+from runs.jobs import JobDispatcher
 from runs.send import InputRole, NewMessage, Send, Sent, send
 from runs.tools import ServerTool, ToolRegistry, current_time
 from runs.worker import Worker, WorkerLimits
@@ -101,9 +102,11 @@ async def rig(
     hub_limits: HubLimits | None = None,
     worker_limits: WorkerLimits | None = None,
     max_replay: int = 10_000,
+    works: bool = True,
 ) -> AsyncGenerator[Rig]:
+    """`works` False: runs are the work of others, who find them as jobs."""
     bus = bus or MemoryBus()
-    dispatcher = LocalDispatcher()
+    dispatcher = LocalDispatcher() if works else JobDispatcher()
     models = models or ModelRegistry(demo_delay_ms=0)
     engine = Engine(
         database=database,
@@ -116,10 +119,12 @@ async def rig(
     )
     hub = Hub(database, bus, hub_limits or HubLimits())
     worker = Worker(engine, worker_limits or WorkerLimits(sole=database.is_sqlite))
-    dispatcher.serve(worker.advance_soon)
-    tasks = [asyncio.create_task(hub.run(), name="hub"), asyncio.create_task(worker.run(), name="worker")]
+    tasks = [asyncio.create_task(hub.run(), name="hub")]
     try:
-        await worker.ready.wait()
+        if isinstance(dispatcher, LocalDispatcher):
+            dispatcher.serve(worker.advance_soon)
+            tasks.append(asyncio.create_task(worker.run(), name="worker"))
+            await worker.ready.wait()
         yield Rig(engine=engine, hub=hub, reader=Reader(hub, database, max_replay=max_replay, clock=utc_now), worker=worker)
     finally:
         for task in tasks:

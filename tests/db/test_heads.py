@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from db import heads
 from db.engine import Database
-from db.heads import Claim, Granted, Head
+from db.heads import Claim, Granted, Grants, Head
 from tests.db.rows import stored_conversation
 from vocabulary.conversations import Conversation
 
@@ -36,9 +36,11 @@ async def head_of(database: Database, conversation: Conversation) -> Head:
     return head
 
 
-async def granted(database: Database, *claims: Claim) -> dict[str, Granted]:
+async def granted(database: Database, *claims: Claim, patient: bool = False) -> dict[str, Granted]:
     async with database.write() as connection:
-        return await heads.grant(connection, claims)
+        grants = await heads.grant(connection, claims, patient=patient)
+    assert grants.skipped == frozenset()
+    return grants.granted
 
 
 async def test_who_holds_the_lease_gets_the_next_numbers(database: Database) -> None:
@@ -101,7 +103,7 @@ async def race(database: Database, conversation: Conversation, change: Callable[
     async with database.write() as connection:
         head = await heads.lock(connection, conversation.id)
         assert head is not None
-        asking = asyncio.create_task(granted(database, claim(conversation)))
+        asking = asyncio.create_task(granted(database, claim(conversation), patient=True))
         await somebody_waits(database)
         assert not asking.done()
         change(head)
@@ -146,3 +148,19 @@ async def test_a_claim_that_waited_for_another_writer_gets_the_numbers_after_its
 
     assert await race(database, conversation, take) == {conversation.id: Granted(12, 5)}
     assert (await head_of(database, conversation)).head_sequence == 15
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_what_another_has_locked_is_skipped_and_what_is_lost_is_told_apart_from_it(database: Database) -> None:
+    """Whoever has locked it may be about to change the lease; what is committed is all that is known."""
+    locked, lost, free = sorted([await held_conversation(database) for _ in range(3)], key=lambda c: c.id)
+    claims = [claim(locked), claim(lost, fence=2), claim(free)]
+    async with database.write() as holder:
+        head = await heads.lock(holder, locked.id)
+        assert head is not None
+        head.fence += 1
+        await heads.save(holder, head)
+        async with database.write() as connection:
+            grants = await heads.grant(connection, claims)
+        assert grants == Grants({free.id: Granted(11, 4)}, frozenset({locked.id}))
+    assert await granted(database, claim(locked)) == {}

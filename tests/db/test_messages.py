@@ -164,7 +164,7 @@ async def test_what_a_newer_version_added_to_a_row_is_passed_over(database: Data
 
 async def prune(database: Database, *, limit: int = 100) -> int:
     async with database.write() as connection:
-        found = await messages.prunable(connection, before=utc_now() + timedelta(seconds=1), limit=limit)
+        found = await messages.take_prunable(connection, before=utc_now() + timedelta(seconds=1), limit=limit)
         await messages.prune(connection, found)
     return len(found)
 
@@ -201,11 +201,26 @@ async def test_what_was_pruned_is_not_found_again(database: Database, teller: Te
     assert not any(isinstance(event.payload, MessageDelta) for event in await log_of(database, teller))
 
 
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_two_who_prune_at_once_do_not_wait_for_each_other(database: Database) -> None:
+    conversation = await stored_conversation(database)
+    closed = [a_message(conversation.id, ordinal=number, sequence=number) for number in (1, 2, 3)]
+    async with database.write() as connection:
+        await messages.create(connection, closed)
+        await messages.close(connection, closed, now=NOON)
+    async with database.write() as one, database.write() as other:
+        first = await messages.take_prunable(one, before=utc_now(), limit=2)
+        second = await messages.take_prunable(other, before=utc_now(), limit=2)
+        await messages.prune(one, first)
+        await messages.prune(other, second)
+    assert sorted(p.message_id for p in first + second) == sorted(message.id for message in closed)
+
+
 async def test_what_was_finished_a_moment_ago_is_kept(database: Database, teller: Teller) -> None:
     await teller.start()
     await teller.finish()
-    async with database.read() as connection:
-        assert await messages.prunable(connection, before=NOON - timedelta(days=1000), limit=10) == []
+    async with database.write() as connection:
+        assert await messages.take_prunable(connection, before=NOON - timedelta(days=1000), limit=10) == []
 
 
 async def test_the_arguments_of_calls_are_pruned_and_their_changes_kept(database: Database, teller: Teller) -> None:

@@ -12,11 +12,16 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
 from db import conversations
-from db.engine import Database
-from db.migrate import DatabaseTooNew, upgrade
+from db.engine import Database, DatabaseUnusable, PostgresLimits
+from db.migrate import LOCK, DatabaseTooNew, DatabaseTooOld, require_current, upgrade
+from db.procrastinate import bring_up
 from db.tables import metadata
 from tests.db.rows import stored_conversation
 from tests.servers import fresh_database
+
+
+NOT_OURS = ("alembic", "procrastinate", "ix_conversations_summary")
+"""Others' tables, and an index that is only there where its extension can be had."""
 
 
 @pytest_asyncio.fixture
@@ -47,11 +52,15 @@ def catalogue(connection: Connection) -> list[tuple[Any, ...]]:
                 AND connamespace = 'public'::regnamespace
         """
     found = [tuple(row) for row in connection.execute(text(query))]
-    return sorted((row for row in found if "alembic" not in str(row)), key=str)
+    return sorted((row for row in found if not any(name in str(row) for name in NOT_OURS)), key=str)
 
 
 def differences(connection: Connection) -> list[Any]:
-    return compare_metadata(MigrationContext.configure(connection, opts={"compare_server_default": True}), metadata)
+    def ours(name: str | None, _kind: str, _parents: object) -> bool:
+        return not any(other in (name or "") for other in NOT_OURS)
+
+    opts = {"compare_server_default": True, "include_name": ours}
+    return compare_metadata(MigrationContext.configure(connection, opts=opts), metadata)
 
 
 async def test_the_migrated_tables_are_those_that_the_code_speaks_of(database: Database) -> None:
@@ -100,3 +109,84 @@ async def test_an_upgrade_that_fails_leaves_nothing_behind(empty: Database) -> N
         await upgrade(empty)
     async with empty.write() as connection:
         assert set(await connection.run_sync(lambda c: inspect(c).get_table_names())) == {"steps"}
+
+
+async def test_who_shares_a_database_goes_on_only_when_its_tables_are_of_the_same_version(empty: Database) -> None:
+    with pytest.raises(DatabaseTooOld, match="has no tables; run `python -m db upgrade` first"):
+        await require_current(empty)
+    await upgrade(empty)
+    await require_current(empty)
+    for revision, refusal in (("0001", DatabaseTooOld), ("9999", DatabaseTooNew)):
+        async with empty.write() as connection:
+            await connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        with pytest.raises(refusal, match=revision) as refused:
+            await require_current(empty)
+        assert "\n" not in str(refused.value)
+
+
+# ---- on PostgreSQL only
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_an_upgrade_waits_for_another_one_longer_than_for_any_other_lock(empty: Database) -> None:
+    impatient = Database.open(empty.url.render_as_string(hide_password=False), postgres=PostgresLimits(lock_s=0.01))
+    async with empty.write() as other, empty.read() as watching:
+        await other.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        await other.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        upgrading = asyncio.create_task(upgrade(impatient))
+        async with asyncio.timeout(20):
+            while not (await watching.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))).scalar_one():
+                pass
+    await upgrading
+    await require_current(impatient)
+    await impatient.close()
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_summaries_have_their_trigram_index(database: Database) -> None:
+    query = "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_conversations_summary'"
+    async with database.read() as connection:
+        assert "gin_trgm_ops" in (await connection.execute(text(query))).scalar_one()
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_without_the_extension_the_upgrade_goes_on_and_says_what_is_missing(
+    empty: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever may not create extensions: a role that owns the schema and nothing else."""
+    async with empty.write() as connection:
+        for statement in ("CREATE ROLE plain LOGIN PASSWORD 'plain'", "GRANT ALL ON SCHEMA public TO plain"):
+            await connection.execute(text(statement))
+    database = Database.open(empty.url.set(username="plain", password="plain").render_as_string(hide_password=False))
+    try:
+        await upgrade(database)
+        await require_current(database)
+    finally:
+        await database.close()
+        async with empty.write() as connection:
+            for statement in ("DROP OWNED BY plain", "DROP ROLE plain"):
+                await connection.execute(text(statement))
+    assert "have an administrator run: CREATE EXTENSION pg_trgm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_an_older_schema_of_procrastinate_is_brought_up_step_by_step(empty: Database) -> None:
+    """As the next version of it will be: the schema is there, and lacks what its last migration adds."""
+    last = "03.04.00_50_post_add_retry_failed_job_procedure"
+    async with empty.write() as connection:
+        await connection.run_sync(bring_up, through=last)
+        await connection.execute(text("DROP TRIGGER procrastinate_trigger_status_events_update_v1 ON procrastinate_jobs"))
+        await connection.execute(text("COMMENT ON TABLE procrastinate_jobs IS 'parley: procrastinate through 03.04.00_01_pre_x'"))
+        await connection.run_sync(bring_up, through=last)
+        mark = (await connection.execute(text("SELECT obj_description('procrastinate_jobs'::regclass)"))).scalar_one()
+        triggers = (await connection.execute(text("SELECT tgname FROM pg_trigger"))).scalars()
+        assert "procrastinate_trigger_status_events_update_v1" in set(triggers)
+    assert mark.endswith(last)
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_tables_of_another_program_that_uses_procrastinate_are_left_alone(empty: Database) -> None:
+    async with empty.write() as connection:
+        await connection.execute(text("CREATE TABLE procrastinate_jobs (id bigint)"))
+    with pytest.raises(DatabaseUnusable, match="tables of Procrastinate that this program did not make"):
+        await upgrade(empty)

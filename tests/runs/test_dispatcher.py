@@ -1,0 +1,168 @@
+"""What every dispatcher promises, and what only jobs in a database can."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+
+import pytest
+from sqlalchemy import text
+
+from db.engine import Database
+from runs.dispatch import LocalDispatcher
+from runs.engine import Dispatcher
+from runs.jobs import JobDispatcher, Jobs
+from streams.bus import MemoryBus
+from streams.log import Log
+from tests.rig import utc_now
+
+DEADLINE_S = 30
+on_postgresql = pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+
+
+class Recorder:
+    """Whoever advances: remembers for whom it was called, and takes as long as it is told."""
+
+    def __init__(self) -> None:
+        self.called: asyncio.Queue[str] = asyncio.Queue()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.at_once = self.most_at_once = 0
+
+    def advance_soon(self, conversation_id: str) -> None:
+        self.called.put_nowait(conversation_id)
+
+    async def advance(self, conversation_id: str) -> None:
+        self.called.put_nowait(conversation_id)
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        await self.may_end.wait()
+        self.at_once -= 1
+
+    async def next(self) -> str:
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.called.get()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+async def dispatcher(database: Database, recorder: Recorder) -> AsyncGenerator[Dispatcher]:
+    """Tasks beside SQLite, jobs beside PostgreSQL; whoever is asked for is served already."""
+    if database.is_sqlite:
+        local = LocalDispatcher()
+        local.serve(recorder.advance_soon)
+        yield local
+        return
+    serving = asyncio.create_task(Jobs(database, recorder, concurrency=2).run())
+    yield JobDispatcher()
+    recorder.may_end.set()
+    await stopped(serving)
+
+
+async def stopped(serving: asyncio.Task[None]) -> None:
+    serving.cancel()
+    with suppress(asyncio.CancelledError):
+        await serving
+
+
+@pytest.fixture
+def log(database: Database) -> Log:
+    return Log(database, MemoryBus(), utc_now)
+
+
+async def ask(log: Log, dispatcher: Dispatcher, *conversation_ids: str) -> None:
+    async with log.transaction() as transaction:
+        for conversation_id in conversation_ids:
+            await dispatcher.defer(transaction, conversation_id)
+
+
+class TestEveryDispatcher:
+    async def test_what_is_asked_for_is_advanced(self, log: Log, dispatcher: Dispatcher, recorder: Recorder) -> None:
+        await ask(log, dispatcher, "conv-1")
+        assert await recorder.next() == "conv-1"
+
+    async def test_nothing_is_advanced_before_the_commit_nor_without_it(
+        self, log: Log, dispatcher: Dispatcher, recorder: Recorder
+    ) -> None:
+        with suppress(RuntimeError):
+            async with log.transaction() as transaction:
+                await dispatcher.defer(transaction, "conv-rolled-back")
+                raise RuntimeError
+        async with log.transaction() as transaction:
+            await dispatcher.defer(transaction, "conv-late")
+            assert recorder.called.empty()
+        assert await recorder.next() == "conv-late"
+
+    async def test_what_is_asked_for_again_while_it_is_being_advanced_is_advanced_again(
+        self, log: Log, dispatcher: Dispatcher, recorder: Recorder
+    ) -> None:
+        """The first may have looked just before there was something to find."""
+        recorder.may_end.clear()
+        await ask(log, dispatcher, "conv-1")
+        assert await recorder.next() == "conv-1"
+        await ask(log, dispatcher, "conv-1")
+        assert await recorder.next() == "conv-1"
+
+    async def test_many_conversations_are_all_advanced(self, log: Log, dispatcher: Dispatcher, recorder: Recorder) -> None:
+        wanted = {f"conv-{number}" for number in range(20)}
+        await asyncio.gather(*(ask(log, dispatcher, one) for one in wanted))
+        assert {await recorder.next() for _ in wanted} == wanted
+
+
+@on_postgresql
+async def test_jobs_wait_for_a_worker_and_leave_nothing_behind(database: Database, log: Log, recorder: Recorder) -> None:
+    await ask(log, JobDispatcher(), "conv-1", "conv-2", "conv-3")
+    serving = asyncio.create_task(Jobs(database, recorder, concurrency=2).run())
+    assert {await recorder.next() for _ in range(3)} == {"conv-1", "conv-2", "conv-3"}
+    await until_none_are_left(database)
+    await stopped(serving)
+
+
+async def until_none_are_left(database: Database) -> None:
+    async with asyncio.timeout(DEADLINE_S), database.read() as connection:
+        while (await connection.execute(text("SELECT count(*) FROM procrastinate_jobs WHERE task_name = 'advance'"))).scalar_one():
+            pass
+
+
+@on_postgresql
+async def test_no_more_jobs_are_taken_than_there_is_room_for(
+    database: Database, log: Log, dispatcher: Dispatcher, recorder: Recorder
+) -> None:
+    recorder.may_end.clear()
+    await ask(log, dispatcher, "conv-1", "conv-2", "conv-3")
+    taken = {await recorder.next(), await recorder.next()}
+    async with database.read() as connection:
+        waiting = await connection.execute(text("SELECT args->>'conversation_id' FROM procrastinate_jobs WHERE status = 'todo'"))
+        assert set(waiting.scalars()) == {"conv-1", "conv-2", "conv-3"} - taken
+    recorder.may_end.set()
+    await recorder.next()
+    assert recorder.most_at_once == 2
+
+
+@on_postgresql
+async def test_jobs_are_taken_again_after_the_database_has_cut_every_connection(
+    database: Database, log: Log, dispatcher: Dispatcher, recorder: Recorder
+) -> None:
+    await ask(log, dispatcher, "conv-before")
+    await recorder.next()
+    async with database.write() as connection:
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        await connection.execute(text(others))
+    for number in range(3):
+        await ask(log, dispatcher, f"conv-{number}")
+        assert await recorder.next() == f"conv-{number}"
+
+
+@on_postgresql
+async def test_a_job_that_comes_while_the_worker_looks_in_vain_does_not_wait_for_its_next_look(
+    log: Log, dispatcher: Dispatcher, recorder: Recorder
+) -> None:
+    """One after the other, each as soon as the one before it was taken: just when the worker looks for more. Its own pace is 5 s."""
+    async with asyncio.timeout(DEADLINE_S):
+        for number in range(60):
+            await ask(log, dispatcher, f"conv-{number}")
+            async with asyncio.timeout(4):
+                assert await recorder.called.get() == f"conv-{number}"
