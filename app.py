@@ -71,7 +71,7 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
 
     Beside PostgreSQL runs are others' work (`python -m runs`); beside SQLite a worker of our own does it.
     """
-    database = open_database(settings)
+    database = open_database(settings, program="parley server")
     models = models_of(settings)
     try:
         models.resolve(settings.default_model)

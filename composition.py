@@ -29,13 +29,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_database(settings: Settings) -> Database:
+def open_database(settings: Settings, *, program: str) -> Database:
     """Raises DatabaseInUse, DatabaseUnusable."""
     limits = PostgresLimits(
         pool_size=settings.database_pool_size,
         lock_s=settings.lock_timeout_s,
         idle_in_transaction_s=settings.idle_transaction_timeout_s,
         statement_s=settings.statement_timeout_s,
+        program=program,
     )
     return Database.open(settings.database_url, postgres=limits)
 

@@ -57,7 +57,7 @@ class PostgresLimits:
     """`pool_size` counts twice: connections that read, and connections that write. Timeouts are the server's, set once per connection.
 
     Whoever stops in the middle of a transaction loses it after `idle_in_transaction_s`, before others give up waiting for its locks.
-    `statement_s` None: statements may take as long as they like.
+    `statement_s` None: statements may take as long as they like. `program`: what `pg_stat_activity` calls us.
     """
 
     pool_size: int = 10
@@ -66,16 +66,17 @@ class PostgresLimits:
     statement_s: float | None = 15.0
     tcp_user_s: float = 10.0
     connect_s: float = 5.0
+    program: str = "parley"
 
     def server_settings(self) -> dict[str, str]:
-        """As PostgreSQL names them, in milliseconds; 0 is its word for never."""
+        """As PostgreSQL names them, times in milliseconds; 0 is its word for never."""
         seconds = {
             "lock_timeout": self.lock_s,
             "idle_in_transaction_session_timeout": self.idle_in_transaction_s,
             "statement_timeout": self.statement_s or 0,
             "tcp_user_timeout": self.tcp_user_s,
         }
-        return {name: str(round(value * 1000)) for name, value in seconds.items()}
+        return {"application_name": self.program, **{name: str(round(value * 1000)) for name, value in seconds.items()}}
 
     def connect_arguments(self) -> dict[str, Any]:
         # The client's own deadline is for a server that no longer answers at all; one that does would have answered before.

@@ -55,4 +55,5 @@ JobsError = (ProcrastinateException, psycopg.Error, OSError)
 
 def connector(url: URL, *, pool_size: int = 4) -> PsycopgConnector:
     """Connections of its own, on top of the pools of `engine.py`; one more listens."""
-    return PsycopgConnector(conninfo=libpq_url(url), min_size=1, max_size=pool_size, timeout=5.0, kwargs={"connect_timeout": 5})
+    options = {"connect_timeout": 5, "application_name": "parley jobs"}
+    return PsycopgConnector(conninfo=libpq_url(url), min_size=1, max_size=pool_size, timeout=5.0, kwargs=options)

@@ -24,7 +24,7 @@ async def work(settings: Settings) -> None:
     if not settings.distributed:
         raise SettingsError("DATABASE_URL: expected PostgreSQL; beside SQLite the server does the workers' work itself")
     leaving = _leaving()
-    database = open_database(settings)
+    database = open_database(settings, program="parley worker")
     models = models_of(settings)
     try:
         models.resolve(settings.default_model)

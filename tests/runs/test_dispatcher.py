@@ -84,9 +84,7 @@ class TestEveryDispatcher:
         await ask(log, dispatcher, "conv-1")
         assert await recorder.next() == "conv-1"
 
-    async def test_nothing_is_advanced_before_the_commit_nor_without_it(
-        self, log: Log, dispatcher: Dispatcher, recorder: Recorder
-    ) -> None:
+    async def test_nothing_is_advanced_before_the_commit_nor_without_it(self, log: Log, dispatcher: Dispatcher, recorder: Recorder) -> None:
         with suppress(RuntimeError):
             async with log.transaction() as transaction:
                 await dispatcher.defer(transaction, "conv-rolled-back")
