@@ -389,4 +389,3 @@ async def client_of(url: str, *, tenant: str = "default") -> AsyncGenerator[Clie
     headers = {"X-Tenant": tenant}
     async with AsyncClient(timeout=DEADLINE_S, headers=headers) as http:
         yield Client(url, http, headers)
-

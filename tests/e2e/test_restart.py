@@ -36,13 +36,13 @@ async def test_a_server_can_be_stopped_as_soon_as_it_has_said_where_it_is(tmp_pa
     assert len(server.said) == 1
 
 
-async def test_an_idle_server_answers_stops_and_finds_everything_again(tmp_path: Path, signal_: signal.Signals) -> None:
+async def test_an_idle_server_answers_stops_and_finds_everything_again(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, client_of(server.url) as client:
         conversation_id = await client.conversation()
         sent = await client.send(conversation_id, "Hello", waitSeconds=10)
         assert (sent["run"]["status"], sent["messages"][-1]["text"]) == ("COMPLETED", "You said: Hello")
         before = await client.snapshot(conversation_id)
-        assert await server.stopped(signal_) == 0
+        assert await server.stopped() == 0
     async with serving(tmp_path) as server, client_of(server.url) as client:
         assert (await client.snapshot(conversation_id)).state == before.state
 

@@ -154,14 +154,14 @@ class Proxy:
                 end.transport.abort()
 
     async def _up_to_a_doubt(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> tuple[Fate, bytes]:
-        """Passes on what the program says until a commit meets another fate than to be answered. Raises IncompleteReadError when it leaves."""
+        """Passes on what the program says until a commit is not to be answered. Raises IncompleteReadError when it leaves."""
         sent = b""
         while True:
             message = await _message(reader)
             sent = b"" if message[5:].startswith(b"BEGIN") else sent + message
-            if message[:1] == b"Q" and message[5:].startswith(b"COMMIT") and self._marked in sent:
-                if (fate := next(self._fates, Fate.ANSWERED)) is not Fate.ANSWERED:
-                    return fate, message
+            commits = message[:1] == b"Q" and message[5:].startswith(b"COMMIT") and self._marked in sent
+            if commits and (fate := next(self._fates, Fate.ANSWERED)) is not Fate.ANSWERED:
+                return fate, message
             server.write(message)
             await server.drain()
             if self._again and self._again in message:

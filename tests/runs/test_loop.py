@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,16 +13,16 @@ from db import messages, runs, tables
 from db.engine import Database
 from db.paging import Window
 from db.tables import events
-from llm.model import AssistantTurn, ModelRequest, SystemTurn, ToolCallTurn, ToolReturnTurn, UserTurn
+from llm.model import AssistantTurn, ModelRequest, SystemTurn, ToolCallTurn, ToolReturnTurn, Turn, UserTurn
 from runs.agents import NewAgent, NewBlock, create_agent
 from runs.conversations import NewConversation, create_conversation
-from runs.send import InputRole, NewMessage, Send, send
+from runs.send import NewMessage, Send, send
 from runs.tools import Arguments, ServerTool
 from tests.rig import TENANT, Rig, rig
 from tests.runs.logs import call_states, checked, only, statuses, steps
 from tests.runs.scripted import USAGE, Cue, Models, Scripted, call, failed, finished, reasoning, text
 from vocabulary.conversations import AgentTool, Conversation
-from vocabulary.messages import MessageStatus, MessageType, TextPart, ToolReturnBody, ToolReturnStatus
+from vocabulary.messages import InputRole, MessageStatus, MessageType, TextPart, ToolReturnBody, ToolReturnStatus
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import Run, RunErrorType, RunStatus, StopReason, Usage
 
@@ -141,11 +141,12 @@ async def test_what_waited_in_line_is_shown_what_was_said_before_it(database: Da
 
 
 def _said(request: ModelRequest) -> list[str]:
-    return [
-        turn.text if isinstance(turn, AssistantTurn) else turn.content[0].text
-        for turn in request.history
-        if isinstance(turn, AssistantTurn) or (isinstance(turn, UserTurn) and isinstance(turn.content[0], TextPart))
-    ]  # type: ignore[union-attr]
+    return [turn.text if isinstance(turn, AssistantTurn) else _words(turn) for turn in request.history]
+
+
+def _words(turn: Turn) -> str:
+    assert isinstance(turn, UserTurn)
+    return "".join(part.text for part in turn.content if isinstance(part, TextPart))
 
 
 # ---- what becomes of the answer
@@ -299,7 +300,7 @@ async def test_two_hundred_conversations_answer_at_once(database: Database) -> N
     assert complaints == []
 
 
-async def _everything(database: Database, talks: Iterable[str]) -> tuple[list[Run], dict[str, str], dict[str, list[int]]]:
+async def _everything(database: Database, talks: Collection[str]) -> tuple[list[Run], dict[str, str], dict[str, list[int]]]:
     """All runs, and by conversation its last message and the numbers of its events in the order they were stored."""
     numbers: dict[str, list[int]] = defaultdict(list)
     async with database.read() as connection:

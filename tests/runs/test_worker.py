@@ -8,14 +8,14 @@ from sqlalchemy import select, update
 
 from db import tables, workers
 from db.engine import Database
-from runs.send import InputRole, NewMessage, Send, send
+from runs.send import NewMessage, Send, send
 from runs.worker import WorkerLimits
 from streams.log import Transaction
 from tests.rig import TENANT, Rig, rig
 from tests.runs.logs import checked, eventually, only, said, until
 from tests.runs.scripted import Models, Scripted, finished, text
 from vocabulary.events import MessageDelta
-from vocabulary.messages import MessageStatus, MessageType, TextPart
+from vocabulary.messages import InputRole, MessageStatus, MessageType, TextPart
 from vocabulary.runs import Run, RunStatus
 
 SILENT = WorkerLimits(sole=False, lease_s=60, reconcile_s=60)
