@@ -119,7 +119,12 @@ async def rig(
     dispatcher.serve(worker.advance_soon)
     tasks = [asyncio.create_task(hub.run(), name="hub"), asyncio.create_task(worker.run(), name="worker")]
     try:
-        await worker.ready.wait()
+        ready = asyncio.create_task(worker.ready.wait(), name="ready")
+        tasks.append(ready)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()  # a part that could not start says why
         yield Rig(engine=engine, hub=hub, reader=Reader(hub, database, max_replay=max_replay, clock=utc_now), worker=worker)
     finally:
         for task in tasks:

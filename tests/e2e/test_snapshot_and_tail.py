@@ -284,7 +284,7 @@ async def test_a_snapshot_and_what_a_subscriber_gets_after_it_is_a_later_snapsho
     final, last = await moments[-1].snapshot(), len(moments) - 1
     for asked, moment in enumerate(moments):
         slowly = min(asked + STATEMENTS, last)
-        for read, later in ((asked, []), (slowly, moments[asked + 1 : slowly + 1]), (last, moments[-1:])):
+        for read, later in ((slowly, moments[asked + 1 : slowly + 1]), (last, moments[-1:])):
             snapshot = await moment.snapshot(*later)
             for deltas in MODES if read == last else MODES[asked % 3 :][:1]:
                 held = deepcopy(snapshot)
@@ -299,7 +299,7 @@ async def test_a_snapshot_and_the_log_up_to_a_moment_is_the_snapshot_of_that_mom
     snapshots = [await moment.snapshot() for moment in moments]
     assert ["It is 🎭 late"] in [snapshot.texts for snapshot in snapshots]
     for number, moment in enumerate(moments):
-        for earlier in {0, number - 7, number - 1} & set(range(number)):
+        for earlier in {0, number - 1} & set(range(number)):
             held = deepcopy(snapshots[earlier])
             await moment.replay(held, MODES[number % 2])
             assert differences(held, snapshots[number]) == [], (earlier, number)

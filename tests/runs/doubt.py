@@ -1,4 +1,4 @@
-"""Commits whose outcome the program never learns: databases that keep it to themselves, or die with it, and a TCP proxy that cuts the wire.
+"""What gets lost: the outcome of commits (databases that keep it to themselves or die with it, a TCP proxy that cuts the wire), and jobs.
 
 The proxy understands as much of PostgreSQL's protocol as it takes to find the message that says COMMIT.
 """
@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
 from db.engine import Connection, Database
+from streams.log import Transaction
 
 _TLS_REQUEST = 80877103
 
@@ -94,6 +95,13 @@ class Mortal(Database):
 
 def _nobody_knows() -> OperationalError:
     return OperationalError("COMMIT", None, ConnectionError("the connection was lost"))
+
+
+class Forgetful:
+    """A dispatcher whose jobs get lost."""
+
+    async def defer(self, transaction: Transaction, conversation_id: str) -> None:
+        pass
 
 
 class Proxy:

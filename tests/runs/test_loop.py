@@ -13,7 +13,7 @@ from db import messages, runs, tables
 from db.engine import Database
 from db.paging import Window
 from db.tables import events
-from llm.model import AssistantTurn, ModelRequest, SystemTurn, ToolCallTurn, ToolReturnTurn, Turn, UserTurn
+from llm.model import AssistantTurn, ModelRequest, SystemTurn, TextStarted, ToolCallTurn, ToolReturnTurn, Turn, UserTurn
 from runs.agents import NewAgent, NewBlock, create_agent
 from runs.conversations import NewConversation, create_conversation
 from runs.send import NewMessage, Send, send
@@ -272,6 +272,18 @@ async def test_words_that_were_said_stay_whoever_failed(database: Database, bug:
         await _answered(parley, conversation)
         cut = only(await parley.history(conversation.id), MessageType.ASSISTANT)
         assert (cut.text, cut.status, cut.in_context) == ("Half of", MessageStatus.INTERRUPTED, True)
+
+
+async def test_what_was_cut_before_its_first_word_or_half_thought_or_half_called_is_left_out_of_the_context(database: Database) -> None:
+    script = [*reasoning("Hm", ".")[:-1], TextStarted(1), *call("echo", "{", index=2)[:-1], *failed()]
+    async with rig(database, models=Models(Scripted(script))) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        await _answered(parley, conversation)
+        await checked(parley, conversation.id)
+        cut = (await parley.history(conversation.id))[2:5]
+        assert [(message.type, message.status, message.in_context) for message in cut] == [
+            (kind, MessageStatus.INTERRUPTED, False) for kind in (MessageType.REASONING, MessageType.ASSISTANT, MessageType.TOOL_CALL)
+        ]
 
 
 async def test_the_usage_of_a_call_that_failed_counts(database: Database) -> None:

@@ -130,7 +130,7 @@ async def test_a_connection_cut_at_its_commit_loses_nothing_and_doubles_nothing(
         limits = WorkerLimits(sole=False, lease_s=1, reconcile_s=0.1)
         async with rig(database, models=Models(Scripted([*cues, *finished()])), worker_limits=limits) as parley:
             conversation = await parley.conversation(model="test/scripted")
-            proxy.cut(written, [fate], again=conversation.id.encode())
+            proxy.cut(written, [fate], again=b"FOR NO KEY UPDATE")
             sent = await parley.say(conversation.id, "Hi")
             items = await _watched(parley, conversation.id, gates)
             run = await parley.ended(sent.run)
