@@ -42,7 +42,7 @@ format: setup ## put the code into the form that `make check` asks for
 test: setup ## all tests; ARGS="-k resume" for some
 	@.venv/bin/python -m pytest $(ARGS)
 
-bench: setup ## measure what docs and notes tell; ARGS="append --runs 5" for some
+bench: setup ## measure append, first delta, replay, idle memory, fan-out; ARGS="append --runs 5" for some
 	@.venv/bin/python -m bench $(ARGS)
 
 sdl: setup ## print the schema into schema/schema.graphql

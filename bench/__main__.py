@@ -75,8 +75,8 @@ def _allow_many_sockets() -> None:
 
 
 def _print_machine(ground: Ground) -> None:
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    print(f"{python}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} processors, {ground.sync_ms():.2f} ms to sync 4 KiB to disk")
+    print(f"{platform.python_implementation()} {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} processors")
+    print(f"load before the start {os.getloadavg()[0]:.1f}, {ground.sync_ms():.2f} ms to sync 4 KiB to disk")
 
 
 def _measure(name: str, ground: Ground, runs: int) -> None:

@@ -84,6 +84,15 @@ class PostgresLimits:
         return {"server_settings": self.server_settings(), "timeout": self.connect_s, "command_timeout": command_s}
 
 
+class _SQLiteConnection(sqlite3.Connection):
+    """Closing rolls back. SQLite itself would keep the transaction, and so its lock, for as long as a cursor lives in some traceback."""
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
+
+
 class Database:
     """`read()` and `write()` give a connection; nothing else is needed to talk to either database."""
 
@@ -119,8 +128,11 @@ class Database:
             lock.acquire()
         except Timeout:
             raise DatabaseInUse(path) from None
-        writer = _engine(url, pool_size=1, max_overflow=0)
-        readers = _engine(url, pool_size=_READERS, max_overflow=0, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+        made = {"factory": _SQLiteConnection}
+        writer = _engine(url, pool_size=1, max_overflow=0, connect_args=made)
+        readers = _engine(
+            url, connect_args=made, pool_size=_READERS, max_overflow=0, isolation_level="AUTOCOMMIT", pool_reset_on_return=None
+        )
         event.listen(writer.sync_engine, "connect", _prepare_sqlite_writer)
         event.listen(writer.sync_engine, "begin", _begin_immediate)
         event.listen(readers.sync_engine, "connect", _prepare_sqlite_reader)

@@ -119,12 +119,16 @@ async def rig(
     )
     hub = Hub(database, bus, hub_limits or HubLimits())
     worker = Worker(engine, worker_limits or WorkerLimits(sole=database.is_sqlite))
-    tasks = [asyncio.create_task(hub.run(), name="hub")]
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(hub.run(), name="hub")]
     try:
         if isinstance(dispatcher, LocalDispatcher):
             dispatcher.serve(worker.advance_soon)
             tasks.append(asyncio.create_task(worker.run(), name="worker"))
-            await worker.ready.wait()
+            tasks.append(asyncio.create_task(worker.ready.wait(), name="ready"))
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()  # a part that could not start says why
         yield Rig(engine=engine, hub=hub, reader=Reader(hub, database, max_replay=max_replay, clock=utc_now), worker=worker)
     finally:
         for task in tasks:

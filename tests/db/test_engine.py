@@ -1,14 +1,16 @@
 """Opening a database: one process per SQLite file, one line when it cannot be; and what a refusal is."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError
 
 from db import tables
 from db.engine import Database, DatabaseInUse, DatabaseUnusable, is_refusal
@@ -142,7 +144,7 @@ def _columns(conversation_id: str) -> dict[str, object]:
 )
 async def test_data_that_will_never_be_taken_is_a_refusal(database: Database, bad: dict[str, object]) -> None:
     conversation = await stored_conversation(database)
-    with pytest.raises(Exception) as failed:  # noqa: PT011
+    with pytest.raises((DBAPIError, UnicodeEncodeError)) as failed:
         await store_message(database, conversation.id, **bad)
     assert is_refusal(failed.value)
 
@@ -158,3 +160,20 @@ async def test_a_row_that_is_there_already_is_a_refusal(database: Database) -> N
 def test_a_connection_that_is_cut_is_not_a_refusal() -> None:
     assert not is_refusal(ConnectionResetError())
     assert not is_refusal(TimeoutError())
+
+
+async def test_a_transaction_that_was_torn_off_keeps_nobody_waiting(database: Database) -> None:
+    """As a cancellation tears it off: the connection is thrown away while a half-read cursor of it lives on in somebody's traceback."""
+    async with database.write() as connection:
+        await connection.execute(text("CREATE TABLE torn (x INTEGER)"))
+    async with asyncio.timeout(3):
+        with suppress(InvalidRequestError, PendingRollbackError):
+            async with database.write() as connection:
+                await connection.execute(text("INSERT INTO torn VALUES (1), (2)"))
+                half_read = await connection.stream(text("SELECT x FROM torn"))
+                await half_read.fetchone()
+                await connection.invalidate()
+        async with database.write() as connection:
+            assert (await connection.execute(text("SELECT count(*) FROM torn"))).scalar_one() == 0
+            await connection.execute(text("INSERT INTO torn VALUES (3)"))
+    assert half_read is not None

@@ -137,6 +137,19 @@ async def test_the_deltas_of_what_goes_on_are_merged_but_never_across_another_ev
     assert [event.payload.text for event in page.events if isinstance(event.payload, MessageDelta)] == ["onetwo", "🚀four"]
 
 
+async def test_they_are_not_merged_across_an_event_that_is_left_out_either(database: Database, teller: Teller) -> None:
+    run = a_run(teller.conversation_id, sequence=6)
+    await stored(database, run)
+    await teller.start()
+    await teller.grow("one")
+    await teller.tell(RunChanged(run, RunStatus.RUNNING, None), run_id=run.id)
+    await teller.grow("two")
+    await teller.grow("three")
+    await teller.tell(RunChanged(run, RunStatus.RUNNING, None), run_id=run.id)
+    page = await read(database, teller, DeltaMode.COALESCED)
+    assert shape(page) == [(1, "MessageStarted"), (2, "MessageDelta"), (5, "MessageDelta"), (6, "RunChanged")]
+
+
 async def test_of_a_run_only_the_last_change_is_told_with_the_status_it_had_then(database: Database, teller: Teller) -> None:
     run = a_run(teller.conversation_id, sequence=4, status=RunStatus.COMPLETED)
     await stored(database, run)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from db import conversations, messages, runs
@@ -72,7 +72,10 @@ def ids(page: Page[Conversation]) -> list[str]:
     return [part.item.id for part in page.slices]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(
+    field=ConversationOrderField.LAST_MESSAGE_AT, descending=False, forward=False, size=1, at_first=[NOON, NOON, None, None], coming=[]
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     field=st.sampled_from(ConversationOrderField),
     descending=st.booleans(),
@@ -123,10 +126,13 @@ def _split(rows: list[str], cursor: Key | None, *, forward: bool) -> int:
 
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("value", [NOON, None])
-async def test_a_cursor_whose_row_has_moved_still_divides_the_rows(database: Database, value: datetime | None, descending: bool) -> None:
+@pytest.mark.parametrize("at_first", [[None, None], [NOON, NOON], [NOON, None]])
+async def test_a_cursor_whose_row_has_moved_still_divides_the_rows(
+    database: Database, at_first: list[datetime | None], value: datetime | None, descending: bool
+) -> None:
     """A conversation that is written to takes another place in the order by its last message."""
     here = await shelf(database, ConversationOrderField.LAST_MESSAGE_AT, descending=descending)
-    await here.add(database, [None, None])
+    await here.add(database, at_first)
     nobody = (value, "conv-" if descending != (value is None) else "conv-~")
     forward = await here.page(database, Window(size=5, after=nobody))
     backward = await here.page(database, Window(size=5, forward=False, before=nobody))

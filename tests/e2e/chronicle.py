@@ -6,7 +6,7 @@ committed. `Torn` makes that happen.
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, closing
 from itertools import chain, repeat
 from pathlib import Path
@@ -23,11 +23,13 @@ class Chronicle(Database):
         self._grown = asyncio.Event()
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[Connection]:
+    async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
         async with self._one_at_a_time:
             async with super().write() as connection:
                 yield connection
             self._copy()
+            if committed is not None:
+                committed()
 
     async def longer_than(self, commits: int) -> None:
         while len(self.copies) <= commits:

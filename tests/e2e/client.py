@@ -256,8 +256,13 @@ class Client:
         return page["events"]
 
     @asynccontextmanager
-    async def socket(self) -> AsyncGenerator["Socket"]:
-        options: dict[str, Any] = {"subprotocols": [Subprotocol("graphql-transport-ws")], "additional_headers": self.headers}
+    async def socket(self, **more: Any) -> AsyncGenerator["Socket"]:
+        options: dict[str, Any] = {
+            "subprotocols": [Subprotocol("graphql-transport-ws")],
+            "additional_headers": self.headers,
+            "max_size": None,
+            **more,
+        }
         async with connect(self.url.replace("http", "ws", 1), compression=None, **options) as connection:
             await connection.send(json.dumps({"type": "connection_init"}))
             async with asyncio.timeout(DEADLINE_S):
@@ -389,4 +394,3 @@ async def client_of(url: str, *, tenant: str = "default") -> AsyncGenerator[Clie
     headers = {"X-Tenant": tenant}
     async with AsyncClient(timeout=DEADLINE_S, headers=headers) as http:
         yield Client(url, http, headers)
-

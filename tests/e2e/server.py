@@ -16,7 +16,7 @@ from os import environ, killpg
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-START_S = 20.0
+START_S = 40.0
 STOP_S = 2.0
 
 _ADDRESS = re.compile(r"http://\S+/graphql")

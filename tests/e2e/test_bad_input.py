@@ -1,5 +1,7 @@
 """Bad input over the real wire: a coded error that names what is wrong with which argument, and nothing stored."""
 
+import json
+import re
 from typing import Any
 
 import pytest
@@ -46,7 +48,7 @@ def problems(answer: dict[str, Any]) -> list[tuple[str, str | None]]:
     return [(each["code"], each.get("argument")) for each in extensions]
 
 
-def message(**more: object) -> dict[str, object]:
+def message(**more: Any) -> dict[str, Any]:
     return {"messages": [{"text": "Hello", **more}]}
 
 
@@ -121,7 +123,11 @@ async def test_a_bad_conversation_is_not_created(client: Client, given: dict[str
         (message(text=None, content=[{"text": ""}]), "BAD_USER_INPUT", "input.messages[0].content[0].text"),
         (message(text=None, content=[{}]), "BAD_USER_INPUT", None),
         (message(text=None, content=[{"text": "a", "image": {"url": "https://x"}}]), "BAD_USER_INPUT", None),
-        (message(text=None, content=[{"image": {"url": "file:///etc/passwd"}}]), "BAD_USER_INPUT", "input.messages[0].content[0].image.url"),
+        (
+            message(text=None, content=[{"image": {"url": "file:///etc/passwd"}}]),
+            "BAD_USER_INPUT",
+            "input.messages[0].content[0].image.url",
+        ),
         (message(text=None, content=[{"text": "x" * 500_001}] * 2), "BAD_USER_INPUT", "input.messages[0].content"),
         (message(text="x" * 1_000_001), "BAD_USER_INPUT", "input.messages[0].text"),
         ({"messages": [{"text": "good"}, {"text": ""}]}, "BAD_USER_INPUT", "input.messages[1].text"),
@@ -150,12 +156,19 @@ async def test_a_bad_message_is_not_sent(client: Client, given: dict[str, object
     await refused_and_nothing_stored(client, SEND, {"conversationId": conversation_id, **given}, code, argument)
 
 
-async def refused_and_nothing_stored(client: Client, document: str, given: dict[str, object], code: str, argument: str | None) -> None:
+async def refused_and_nothing_stored(client: Client, document: str, given: dict[str, Any], code: str, argument: str | None) -> None:
+    """Where no argument is named by itself, the message names it, or the id or handle that was given."""
     before = await client.ask(STORED)
     answer = await client.answer(document, input=given)
     assert problems(answer) == [(code, argument)]
-    assert not any((answer.get("data") or {}).values())
+    assert argument or code != "BAD_USER_INPUT" or any(name in answer["errors"][0]["message"] for name in names(given))
+    assert list(answer.get("data", {}).values()) in ([], [None])
     assert await client.ask(STORED) == before
+
+
+def names(given: dict[str, Any]) -> list[str]:
+    """Of all that was given; of a @oneOf only its type is ever named."""
+    return ["'ContentPartInput'", *re.findall(r'"(\w+)": ', json.dumps(given))]
 
 
 @pytest.mark.parametrize("id_", [*NOT_IDS, f"conv-{UNKNOWN}", f"run-{UNKNOWN}", f"message-{UNKNOWN}", f"block-{UNKNOWN}"])
@@ -193,7 +206,13 @@ async def test_a_cursor_of_another_tenant_connection_or_parent_is_refused(client
 
 @pytest.mark.parametrize(
     ("page", "argument"),
-    [({"first": -1}, "first"), ({"last": -1}, "last"), ({"first": 201}, "first"), ({"last": HUGE}, "last"), ({"first": 1, "last": 1}, "last")],
+    [
+        ({"first": -1}, "first"),
+        ({"last": -1}, "last"),
+        ({"first": 201}, "first"),
+        ({"last": HUGE}, "last"),
+        ({"first": 1, "last": 1}, "last"),
+    ],
 )
 @pytest.mark.parametrize("document", PAGES)
 async def test_a_page_that_is_none_is_refused(client: Client, document: str, page: dict[str, int], argument: str) -> None:
@@ -207,7 +226,9 @@ async def test_a_page_that_is_none_is_refused(client: Client, document: str, pag
 )
 async def test_a_position_that_is_none_is_refused(client: Client, given: dict[str, object], argument: str | None) -> None:
     id_ = await client.conversation()
-    document = "query ($id: ID!, $after: Int, $first: Int) { conversation(id: $id) { events(after: $after, first: $first) { endSequence } } }"
+    document = (
+        "query ($id: ID!, $after: Int, $first: Int) { conversation(id: $id) { events(after: $after, first: $first) { endSequence } } }"
+    )
     assert problems(await client.answer(document, id=id_, **given)) == [("BAD_USER_INPUT", argument)]
 
 
@@ -229,9 +250,13 @@ async def test_a_position_beyond_the_head_is_shown_for_what_it_is(client: Client
 async def test_text_that_no_database_holds_is_stored_as_one_that_it_does(client: Client) -> None:
     """NUL and half a surrogate pair become U+FFFD wherever text is free; the run that quotes them is not hurt."""
     block = {"label": "human", "value": LONE, "description": NUL}
-    made = await client.ask(CREATE_AGENT, input={"name": LONE, "description": NUL, "instructions": NUL, "blocks": [block], "clientMutationId": LONE})
+    made = await client.ask(
+        CREATE_AGENT, input={"name": LONE, "description": NUL, "instructions": NUL, "blocks": [block], "clientMutationId": LONE}
+    )
     agent_id = made["createAgent"]["agent"]["id"]
-    agent = (await client.ask("query ($id: ID!) { agent(id: $id) { name description blocks { value description } } }", id=agent_id))["agent"]
+    agent = (await client.ask("query ($id: ID!) { agent(id: $id) { name description blocks { value description } } }", id=agent_id))[
+        "agent"
+    ]
     held_lone, held_nul = "half \ufffd of a pair", "a \ufffd in the middle"
     assert agent == {"name": held_lone, "description": held_nul, "blocks": [{"value": held_lone, "description": held_nul}]}
 

@@ -43,8 +43,7 @@ async def test_make_run_serves_within_a_minute_ends_at_once_and_finds_everything
         assert [message["text"] for message in answer["messages"]] == ["Hello", "You said: Hello"]
         before = await client.snapshot(conversation_id)
         await server.stopped()
-        assert "Traceback" not in "".join(server.said)
+        assert server.said == [f"Parley is at {server.url}\n"], "neither a traceback nor a complaint of make's"
     async with started(["make", "run"], folder=clone, environment=environment) as server, client_of(server.url) as client:
         assert (await client.snapshot(conversation_id)).state == before.state
         await server.stopped()
-    assert sorted(path.name for path in home.iterdir()) == []

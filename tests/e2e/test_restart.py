@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.client import Client, Following, Transcript, client_of
+from tests.e2e.client import FOLLOW, Client, Following, Transcript, client_of
 from tests.e2e.server import serving
 
 SAID = "".join(f"word{number} 🎭 " for number in range(100)).rstrip()
@@ -36,13 +36,13 @@ async def test_a_server_can_be_stopped_as_soon_as_it_has_said_where_it_is(tmp_pa
     assert len(server.said) == 1
 
 
-async def test_an_idle_server_answers_stops_and_finds_everything_again(tmp_path: Path, signal_: signal.Signals) -> None:
+async def test_an_idle_server_answers_stops_and_finds_everything_again(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, client_of(server.url) as client:
         conversation_id = await client.conversation()
         sent = await client.send(conversation_id, "Hello", waitSeconds=10)
         assert (sent["run"]["status"], sent["messages"][-1]["text"]) == ("COMPLETED", "You said: Hello")
         before = await client.snapshot(conversation_id)
-        assert await server.stopped(signal_) == 0
+        assert await server.stopped() == 0
     async with serving(tmp_path) as server, client_of(server.url) as client:
         assert (await client.snapshot(conversation_id)).state == before.state
 
@@ -98,3 +98,18 @@ async def test_a_server_that_is_killed_in_the_middle_of_an_answer_loses_nothing(
 
         sent = await client.send(conversation_id, "Still there?", waitSeconds=10)
         assert (sent["run"]["status"], sent["messages"][-1]["text"]) == ("COMPLETED", "You said: Still there?")
+
+
+async def test_a_client_that_has_stopped_reading_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    async with serving(tmp_path, DEMO_DELAY_MS=FAST) as server, client_of(server.url) as client:
+        conversation_id = await client.conversation()
+        for _ in range(5):
+            await client.send(conversation_id, "x" * 500_000, waitSeconds=10)
+        async with client.socket(max_queue=1, close_timeout=0) as socket:
+            operations = [await socket.start(FOLLOW, id=conversation_id, after=0, deltas="ALL") for _ in range(5)]
+            await anext(operations[0])
+            socket.connection.transport.pause_reading()
+            for _ in range(20):  # turns, in which the server fills all there is between it and this client
+                await client.ask("{ viewer { actor } }")
+            assert await server.stopped() == 0
+            socket.connection.transport.abort()

@@ -9,11 +9,11 @@ completedAt, timeToFirstTokenMs. The race is forced: every commit is a moment at
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -229,15 +229,22 @@ class Moment:
         held.take({"sequence": page["endSequence"], "previousSequence": held.position, "payload": caught_up})
 
 
-def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """The fields that are not the same, by their path."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        pairs = ((f"{path}.{key}", one.get(key), other.get(key)) for key in sorted({*one, *other}))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = ((f"{path}[{index}]", *both) for index, both in enumerate(zip(one, other, strict=True)))
-    else:
-        return [] if one == other else [f"{path}: {one!r} is not {other!r}"]
-    return [each for path_, a, b in pairs for each in differences(a, b, path_)]
+def fields(value: Any, path: str = "") -> dict[str, object]:
+    """Every field that holds no others, by its path."""
+    match value:
+        case dict():
+            inner = cast("dict[object, Any]", value).items()
+        case list():
+            inner = enumerate(cast("list[Any]", value))
+        case _:
+            return {path: value}
+    return {inside: leaf for key, each in inner for inside, leaf in fields(each, f"{path}.{key}").items()}
+
+
+def differences(held: Transcript, later: Transcript) -> list[str]:
+    """The fields that are not the same."""
+    a, b = fields(held.state), fields(later.state)
+    return [f"{path}: {a.get(path)!r} is not {b.get(path)!r}" for path in sorted({path for path, _ in a.items() ^ b.items()})]
 
 
 @pytest.fixture
@@ -262,24 +269,29 @@ async def test_every_kind_of_event_and_message_is_in_the_story(story: Story) -> 
     payloads = [item["payload"] for item in story.live]
     assert {payload["__typename"] for payload in payloads} == KINDS
     assert {payload["message"]["type"] for payload in payloads if "message" in payload} == TYPES
-    assert {payload["toolCall"]["state"] for payload in payloads if "toolCall" in payload} == {"STREAMING", "RUNNING", "COMPLETED", "FAILED"}
+    assert {payload["toolCall"]["state"] for payload in payloads if "toolCall" in payload} == {
+        "STREAMING",
+        "RUNNING",
+        "COMPLETED",
+        "FAILED",
+    }
     ends = [payload["status"] for payload in payloads if payload.get("status") in TERMINAL]
     assert ends == ["COMPLETED", "COMPLETED", "FAILED", "FAILED"]
 
 
 async def test_a_snapshot_and_what_a_subscriber_gets_after_it_is_a_later_snapshot(story: Story, moments: list[Moment]) -> None:
     """However much was committed between its statements. There the subscriber joined; what came after that came live."""
-    final, last = (await moments[-1].snapshot()).state, len(moments) - 1
+    final, last = await moments[-1].snapshot(), len(moments) - 1
     for asked, moment in enumerate(moments):
         slowly = min(asked + STATEMENTS, last)
-        for read, later in ((asked, []), (slowly, moments[asked + 1 : slowly + 1]), (last, moments[-1:])):
+        for read, later in ((slowly, moments[asked + 1 : slowly + 1]), (last, moments[-1:])):
             snapshot = await moment.snapshot(*later)
             for deltas in MODES if read == last else MODES[asked % 3 :][:1]:
                 held = deepcopy(snapshot)
                 await moments[read].replay(held, deltas)
                 for item in story.live[held.position :]:
                     held.take(item)
-                assert differences(held.state, final) == [], (asked, read, deltas)
+                assert differences(held, final) == [], (asked, read, deltas)
 
 
 async def test_a_snapshot_and_the_log_up_to_a_moment_is_the_snapshot_of_that_moment(moments: list[Moment]) -> None:
@@ -287,10 +299,10 @@ async def test_a_snapshot_and_the_log_up_to_a_moment_is_the_snapshot_of_that_mom
     snapshots = [await moment.snapshot() for moment in moments]
     assert ["It is 🎭 late"] in [snapshot.texts for snapshot in snapshots]
     for number, moment in enumerate(moments):
-        for earlier in {0, number - 7, number - 1} & set(range(number)):
+        for earlier in {0, number - 1} & set(range(number)):
             held = deepcopy(snapshots[earlier])
             await moment.replay(held, MODES[number % 2])
-            assert differences(held.state, snapshots[number].state) == [], (earlier, number)
+            assert differences(held, snapshots[number]) == [], (earlier, number)
 
 
 async def test_a_client_of_the_real_server_can_ask_and_follow_in_any_order(tmp_path: Path) -> None:
@@ -314,7 +326,7 @@ async def test_a_client_of_the_real_server_can_ask_and_follow_in_any_order(tmp_p
                 for gate in gates.values():
                     await following.until(lambda item: item["payload"].get("messageType") == "ASSISTANT")
                     snapshots.append(await client.snapshot(id_))
-                    assert differences(followed.state, snapshots[-1].state) == []
+                    assert differences(followed, snapshots[-1]) == []
                     gate.set()
                 await following.end_of(last)
             final = await client.snapshot(id_)
@@ -324,4 +336,4 @@ async def test_a_client_of_the_real_server_can_ask_and_follow_in_any_order(tmp_p
             for snapshot in [followed, *snapshots]:
                 for item in await client.log(id_, after=snapshot.position, deltas="COALESCED"):
                     snapshot.take(item)
-                assert differences(snapshot.state, final.state) == []
+                assert differences(snapshot, final) == []

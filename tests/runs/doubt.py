@@ -1,10 +1,10 @@
-"""Commits whose outcome the program never learns: databases that keep it to themselves, or die with it, and a TCP proxy that cuts the wire.
+"""What gets lost: the outcome of commits (databases that keep it to themselves or die with it, a TCP proxy that cuts the wire), and jobs.
 
 The proxy understands as much of PostgreSQL's protocol as it takes to find the message that says COMMIT.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 from itertools import repeat
@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
 from db.engine import Connection, Database
+from streams.log import Transaction
 
 _TLS_REQUEST = 80877103
 
@@ -34,7 +35,7 @@ class Doubtful(Database):
     fates: Iterator[Fate] = repeat(Fate.ANSWERED)
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[Connection]:
+    async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
         fate = Fate.ANSWERED
         async with super().write() as connection:
             yield connection
@@ -44,6 +45,8 @@ class Doubtful(Database):
                 raise _nobody_knows()
         if fate is Fate.KEPT:
             raise _nobody_knows()
+        if committed is not None:
+            committed()
 
 
 class Mortal(Database):
@@ -59,7 +62,7 @@ class Mortal(Database):
         self.commits_left, self.keeps_the_last, self.dead, self.died = commits, keeps_the_last, False, asyncio.Event()
 
     @asynccontextmanager
-    async def write(self) -> AsyncGenerator[Connection]:
+    async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
         self._live()
         dies = False
         async with super().write() as connection:
@@ -72,6 +75,8 @@ class Mortal(Database):
                 self._die()
         if dies:
             self._die()
+        if committed is not None:
+            committed()
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[Connection]:
@@ -94,6 +99,13 @@ class Mortal(Database):
 
 def _nobody_knows() -> OperationalError:
     return OperationalError("COMMIT", None, ConnectionError("the connection was lost"))
+
+
+class Forgetful:
+    """A dispatcher whose jobs get lost."""
+
+    async def defer(self, transaction: Transaction, conversation_id: str) -> None:
+        pass
 
 
 class Proxy:
@@ -154,14 +166,14 @@ class Proxy:
                 end.transport.abort()
 
     async def _up_to_a_doubt(self, reader: asyncio.StreamReader, server: asyncio.StreamWriter) -> tuple[Fate, bytes]:
-        """Passes on what the program says until a commit meets another fate than to be answered. Raises IncompleteReadError when it leaves."""
+        """Passes on what the program says until a commit is not to be answered. Raises IncompleteReadError when it leaves."""
         sent = b""
         while True:
             message = await _message(reader)
             sent = b"" if message[5:].startswith(b"BEGIN") else sent + message
-            if message[:1] == b"Q" and message[5:].startswith(b"COMMIT") and self._marked in sent:
-                if (fate := next(self._fates, Fate.ANSWERED)) is not Fate.ANSWERED:
-                    return fate, message
+            commits = message[:1] == b"Q" and message[5:].startswith(b"COMMIT") and self._marked in sent
+            if commits and (fate := next(self._fates, Fate.ANSWERED)) is not Fate.ANSWERED:
+                return fate, message
             server.write(message)
             await server.drain()
             if self._again and self._again in message:

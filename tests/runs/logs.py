@@ -1,7 +1,7 @@
 """What must be true of every conversation's log, whatever happened to it, and short ways to ask a log what a test wants to know."""
 
-from collections import defaultdict
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
 
@@ -104,7 +104,7 @@ async def until(rig: Rig, conversation_id: str, happened: Callable[[Payload | No
 async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float = 10) -> None:
     """For what the log does not tell."""
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  (nobody tells)
             await asyncio.sleep(0.01)
 
 

@@ -49,7 +49,10 @@ def failed(kind: RunErrorType = RunErrorType.LLM_ERROR) -> list[Cue]:
 
 
 class Scripted:
-    """One script per call, in their order; with none left it says "Done.". `requests`: what it was asked. `left`: set when a caller hung up."""
+    """One script per call, in their order; with none left it says "Done.".
+
+    `requests`: what it was asked. `left`: set when somebody hung up.
+    """
 
     def __init__(self, *scripts: Sequence[Cue], handle: str = "test/scripted") -> None:
         self._handle = handle

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,16 +13,16 @@ from db import messages, runs, tables
 from db.engine import Database
 from db.paging import Window
 from db.tables import events
-from llm.model import AssistantTurn, ModelRequest, SystemTurn, ToolCallTurn, ToolReturnTurn, UserTurn
+from llm.model import AssistantTurn, ModelRequest, SystemTurn, TextStarted, ToolCallTurn, ToolReturnTurn, Turn, UserTurn
 from runs.agents import NewAgent, NewBlock, create_agent
 from runs.conversations import NewConversation, create_conversation
-from runs.send import InputRole, NewMessage, Send, send
+from runs.send import NewMessage, Send, send
 from runs.tools import Arguments, ServerTool
 from tests.rig import TENANT, Rig, rig
 from tests.runs.logs import call_states, checked, only, statuses, steps
 from tests.runs.scripted import USAGE, Cue, Models, Scripted, call, failed, finished, reasoning, text
 from vocabulary.conversations import AgentTool, Conversation
-from vocabulary.messages import MessageStatus, MessageType, TextPart, ToolReturnBody, ToolReturnStatus
+from vocabulary.messages import InputRole, MessageStatus, MessageType, TextPart, ToolReturnBody, ToolReturnStatus
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import Run, RunErrorType, RunStatus, StopReason, Usage
 
@@ -141,11 +141,12 @@ async def test_what_waited_in_line_is_shown_what_was_said_before_it(database: Da
 
 
 def _said(request: ModelRequest) -> list[str]:
-    return [
-        turn.text if isinstance(turn, AssistantTurn) else turn.content[0].text
-        for turn in request.history
-        if isinstance(turn, AssistantTurn) or (isinstance(turn, UserTurn) and isinstance(turn.content[0], TextPart))
-    ]  # type: ignore[union-attr]
+    return [turn.text if isinstance(turn, AssistantTurn) else _words(turn) for turn in request.history]
+
+
+def _words(turn: Turn) -> str:
+    assert isinstance(turn, UserTurn)
+    return "".join(part.text for part in turn.content if isinstance(part, TextPart))
 
 
 # ---- what becomes of the answer
@@ -273,6 +274,18 @@ async def test_words_that_were_said_stay_whoever_failed(database: Database, bug:
         assert (cut.text, cut.status, cut.in_context) == ("Half of", MessageStatus.INTERRUPTED, True)
 
 
+async def test_what_was_cut_before_its_first_word_or_half_thought_or_half_called_is_left_out_of_the_context(database: Database) -> None:
+    script = [*reasoning("Hm", ".")[:-1], TextStarted(1), *call("echo", "{", index=2)[:-1], *failed()]
+    async with rig(database, models=Models(Scripted(script))) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        await _answered(parley, conversation)
+        await checked(parley, conversation.id)
+        cut = (await parley.history(conversation.id))[2:5]
+        assert [(message.type, message.status, message.in_context) for message in cut] == [
+            (kind, MessageStatus.INTERRUPTED, False) for kind in (MessageType.REASONING, MessageType.ASSISTANT, MessageType.TOOL_CALL)
+        ]
+
+
 async def test_the_usage_of_a_call_that_failed_counts(database: Database) -> None:
     async with rig(database, models=Models(Scripted([*call("echo", "{}"), *finished()], failed()))) as parley:
         run = await _answered(parley, await parley.conversation(model="test/scripted"))
@@ -299,7 +312,7 @@ async def test_two_hundred_conversations_answer_at_once(database: Database) -> N
     assert complaints == []
 
 
-async def _everything(database: Database, talks: Iterable[str]) -> tuple[list[Run], dict[str, str], dict[str, list[int]]]:
+async def _everything(database: Database, talks: Collection[str]) -> tuple[list[Run], dict[str, str], dict[str, list[int]]]:
     """All runs, and by conversation its last message and the numbers of its events in the order they were stored."""
     numbers: dict[str, list[int]] = defaultdict(list)
     async with database.read() as connection:

@@ -21,7 +21,7 @@ CLOCK = Call("current_time", '{"zone": "Europe/Berlin", "why": "because I was as
 async def test_what_is_stored_is_what_was_streamed(remote: Rig, provider: Provider) -> None:
     provider.script(
         Answer(reasoning="They want to know the time. 🕰️", text="Let me look.", tool_calls=[CLOCK, Call("nothing", "")], chunk_size=5),
-        Answer(text=["It is ", "noon", " – grüß Gott, 世界 😀"], write_size=3),
+        Answer(text=["It is ", "noon", ": grüß Gott, 世界 😀"], write_size=3),
     )
     conversation = await remote.conversation(model="local/m", tools=["current_time"])
     run = await remote.ended((await remote.say(conversation.id, "What time is it?")).run)
@@ -35,7 +35,7 @@ async def test_what_is_stored_is_what_was_streamed(remote: Rig, provider: Provid
         (MessageType.ASSISTANT, "Let me look."),
         (MessageType.TOOL_CALL, ""),
         (MessageType.TOOL_RETURN, ""),
-        (MessageType.ASSISTANT, "It is noon – grüß Gott, 世界 😀"),
+        (MessageType.ASSISTANT, "It is noon: grüß Gott, 世界 😀"),
     ]
     called, returned = only(history, MessageType.TOOL_CALL).body, only(history, MessageType.TOOL_RETURN).body
     assert isinstance(called, ToolCallBody)
@@ -195,7 +195,8 @@ def _well_formed(request: Request) -> list[dict[str, Any]]:
             awaited.remove(message["tool_call_id"])
             continue
         assert awaited == [], messages
-        awaited = [call["id"] for call in message.get("tool_calls") or []]
+        calls: list[dict[str, Any]] = message.get("tool_calls") or []
+        awaited = [call["id"] for call in calls]
         assert message.get("content") or awaited, messages
     assert awaited == [], messages
     return messages

@@ -6,16 +6,17 @@ from dataclasses import replace
 import pytest
 
 from db.engine import Database
+from llm.model import UserTurn
 from llm.registry import ModelNotFound
 from runs.conversations import IdempotencyConflict
-from runs.send import BusyPolicy, ConversationBusy, ConversationNotFound, InputRole, NewMessage, Send, Sent, send
+from runs.send import ConversationBusy, ConversationNotFound, NewMessage, Send, Sent, send
 from tests.rig import TENANT, Rig, rig
 from tests.runs.logs import checked, rows, running, said, statuses, until
 from tests.runs.scripted import Models, Scripted, finished, text
 from vocabulary.conversations import ConversationStatus
 from vocabulary.events import ConversationChanged, MessageCompleted, MessageStarted, RunChanged
-from vocabulary.messages import ImagePart, MessageStatus, MessageType, SystemBody, TextPart, UserBody
-from vocabulary.runs import RunStatus
+from vocabulary.messages import ImagePart, InputRole, MessageStatus, MessageType, SystemBody, TextPart, UserBody
+from vocabulary.runs import BusyPolicy, RunStatus
 
 
 def _holding(gate: asyncio.Event) -> Scripted:
@@ -94,7 +95,7 @@ async def test_what_is_sent_meanwhile_is_queued_without_a_place_in_history(datab
         assert [message.text for message in await parley.history(conversation.id)] == [
             "Be brief.", "First", "Wait for", " it.", "Second", "Done.",
         ]  # fmt: skip
-        assert [turn.content[0].text for turn in model.requests[0].history] == ["First"]  # type: ignore[union-attr]
+        assert model.requests[0].history == [UserTurn((TextPart("First"),))]
 
 
 def _is_about(payload: object, message_id: str) -> bool:
@@ -254,3 +255,17 @@ async def test_an_unknown_model_is_refused_and_nothing_is_stored(parley: Rig) ->
     sent = await parley.say(conversation.id, "Hi", idempotency_key="k", body_hash="h")
     assert statuses((await parley.stored(conversation.id)), sent.run.id)[0] is RunStatus.QUEUED
     await parley.ended(sent.run)
+
+
+async def test_a_send_whose_caller_leaves_at_any_point_is_made_or_not_and_blocks_nobody(parley: Rig) -> None:
+    conversation = await parley.conversation()
+    for steps in range(60):
+        leaving = asyncio.create_task(parley.say(conversation.id, "Hi"), name="leaving")
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        async with asyncio.timeout(3):
+            await parley.say(conversation.id, "And I?")
+    await parley.ended((await parley.say(conversation.id, "The last")).run)
+    await checked(parley, conversation.id)

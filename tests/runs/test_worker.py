@@ -8,14 +8,14 @@ from sqlalchemy import select, update
 
 from db import tables, workers
 from db.engine import Database
-from runs.send import InputRole, NewMessage, Send, send
+from runs.send import NewMessage, Send, send
 from runs.worker import WorkerLimits
-from streams.log import Transaction
 from tests.rig import TENANT, Rig, rig
+from tests.runs.doubt import Forgetful
 from tests.runs.logs import checked, eventually, only, said, until
 from tests.runs.scripted import Models, Scripted, finished, text
 from vocabulary.events import MessageDelta
-from vocabulary.messages import MessageStatus, MessageType, TextPart
+from vocabulary.messages import InputRole, MessageStatus, MessageType, TextPart
 from vocabulary.runs import Run, RunStatus
 
 SILENT = WorkerLimits(sole=False, lease_s=60, reconcile_s=60)
@@ -103,13 +103,6 @@ async def test_a_worker_that_stops_takes_nothing_new(database: Database) -> None
 
 
 # ---- the reconciler
-
-
-class Forgetful:
-    """A dispatcher whose jobs get lost."""
-
-    async def defer(self, transaction: Transaction, conversation_id: str) -> None:
-        pass
 
 
 async def test_a_lost_job_is_found(database: Database) -> None:

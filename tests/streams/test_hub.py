@@ -160,14 +160,15 @@ async def test_a_hole_is_filled_once_for_all(database: Database) -> None:
         teller = await here.teller()
         async with audience(here.reader, teller.conversation_id) as people:
             watchers = await live(people, 20)
-            for text in ("lost", "lost too", "heard"):
+            for text in ("lost", "lost too", "heard", "heard too"):
                 await teller.say(text)
             with statements() as asked:
                 bus.arrive(3)
+                bus.arrive(4)
                 for watcher in watchers:
-                    await watcher.reached(3)
+                    await watcher.reached(4)
             assert len(asked) == 1
-            assert all(len(watcher.client.messages) == 3 for watcher in watchers)
+            assert all(len(watcher.client.messages) == 4 for watcher in watchers)
 
 
 async def test_joining_and_leaving_at_any_time_disturbs_nobody(database: Database) -> None:
@@ -248,14 +249,17 @@ async def test_what_nobody_follows_is_not_checked(database: Database) -> None:
 
 
 class FailingDatabase(Database):
-    """Its reads fail so many times."""
+    """Its reads fail so many times; `recovered` is set when they have."""
 
     failures: int = 0
+    recovered: asyncio.Event
 
     @asynccontextmanager
     async def read(self) -> AsyncGenerator[Connection]:
         if self.failures:
             self.failures -= 1
+            if not self.failures:
+                self.recovered.set()
             raise ConnectionRefusedError
         async with super().read() as connection:
             yield connection
@@ -265,11 +269,12 @@ class FailingDatabase(Database):
 async def failing(database_url: str) -> AsyncGenerator[FailingDatabase]:
     database = FailingDatabase.open(database_url)
     assert isinstance(database, FailingDatabase)
+    database.recovered = asyncio.Event()
     yield database
     await database.close()
 
 
-async def test_a_hole_that_could_not_be_filled_is_filled_by_a_later_check(failing: FailingDatabase) -> None:
+async def test_a_hole_that_could_not_be_filled_is_filled_by_the_next_check(failing: FailingDatabase) -> None:
     bus = HeldBus()
     async with process(failing, bus, limits=HubLimits(doubt_check_s=0.01)) as here:
         teller = await here.teller()
@@ -277,11 +282,24 @@ async def test_a_hole_that_could_not_be_filled_is_filled_by_a_later_check(failin
             watchers = await live(people, 3)
             await teller.say("lost")
             await teller.say("heard")
-            failing.failures = 5
+            failing.failures = 1
             bus.arrive(2)
+            await failing.recovered.wait()
+            assert [watcher.client.position for watcher in watchers] == [0, 0, 0]
+            await here.hub.check_heads()
             for watcher in watchers:
                 await watcher.reached(2)
-            assert failing.failures == 0
+
+
+async def test_the_head_check_goes_on_when_the_database_was_away(failing: FailingDatabase) -> None:
+    async with process(failing, HeldBus(), limits=HubLimits(head_check_s=0.01)) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            [watcher] = await live(people, 1)
+            failing.failures = 3
+            await teller.say("lost")
+            await watcher.reached(1)
+            assert failing.recovered.is_set()
 
 
 async def test_a_join_that_failed_leaves_the_topic_joinable(failing: FailingDatabase) -> None:
