@@ -1,8 +1,8 @@
 """What a reconciler has seen that nobody works on, and since when. Pure.
 
-One look is not enough: the worker may be about to start, or its heartbeat may only be late. And a look says nothing about others
-while our own connection to the database is in doubt: after an outage every lease has run out, and every worker gets the time of a
-heartbeat to say that it is still there.
+One look is not enough to hold a worker for dead: its heartbeat may only be late. And a look says nothing about others while our own
+connection to the database is in doubt: after an outage every lease has run out, and every worker gets the time of a heartbeat to say
+that it is still there. What nobody holds may be taken at once.
 """
 
 from collections.abc import Iterable
@@ -20,6 +20,9 @@ class Sightings:
         self._since.clear()
 
     def confirmed(self, seen: Iterable[Unattended], *, now: float) -> list[Unattended]:
-        """Those of what is seen now that were seen before, long enough ago, and at every look between. `now`: of any steady clock."""
+        """Those of what is seen now that nobody holds, or that were seen before, long enough ago, and at every look between.
+
+        `now`: of any steady clock.
+        """
         self._since = {one: self._since.get(one, now) for one in seen}
-        return [one for one, since in self._since.items() if now - since >= self._patience_s]
+        return [one for one, since in self._since.items() if one.worker_id is None or now - since >= self._patience_s]

@@ -98,11 +98,15 @@ class Worker:
 
     async def advance(self, conversation_id: str) -> None:
         """As `advance_soon`; returns when nothing more comes of it. Cancelling the caller does not stop the run: it is the worker's."""
-        await asyncio.wait({self._start(conversation_id)})
+        if self._closing:
+            await self._pass_on(conversation_id)
+        else:
+            await asyncio.wait({self._start(conversation_id)})
 
     def advance_soon(self, conversation_id: str) -> None:
         """A job for this worker. Any number of jobs for one conversation are as good as one."""
-        self._start(conversation_id)
+        if not self._closing:
+            self._start(conversation_id)
 
     def _start(self, conversation_id: str, *, lost: str | None = None) -> asyncio.Task[None]:
         job = asyncio.get_running_loop().create_task(self._advance(conversation_id, lost), name=f"advance {conversation_id}")
@@ -125,8 +129,7 @@ class Worker:
         lease = None
         try:
             async with self._places:
-                if not self._closing:
-                    lease = await advance(self._engine, self.id, conversation_id, lost=lost)
+                lease = await advance(self._engine, self.id, conversation_id, lost=lost)
                 if lease is not None:
                     await self._hold(lease)
         except DatabaseError as error:
@@ -251,9 +254,10 @@ class Worker:
             self._in_doubt.discard(conversation_id)
         async with self._engine.database.read() as connection:
             found = await runs.unattended(connection)
-        for one in self._sightings.confirmed(found, now=asyncio.get_running_loop().time()):
-            if not self._places.locked():
-                self._start(one.conversation_id, lost=one.worker_id)
+        left = self._sightings.confirmed(found, now=asyncio.get_running_loop().time())
+        room = max(0, self._limits.concurrency - len(self._jobs))
+        for one in random.sample(left, min(room, len(left))):  # other workers see the same, and take others first
+            self._start(one.conversation_id, lost=one.worker_id)
 
     async def _prune(self) -> None:
         """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, and dead workers."""

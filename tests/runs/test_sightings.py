@@ -1,4 +1,4 @@
-"""Two looks, long enough apart, with nothing in between that makes them worthless."""
+"""Two looks at who is held for dead, long enough apart, with nothing in between that makes them worthless."""
 
 from db.runs import Unattended
 from runs.sightings import Sightings
@@ -7,8 +7,8 @@ LEFT = Unattended("conv-1", "run-1", "worker-1")
 WAITING = Unattended("conv-2", "run-2", None)
 
 
-def test_one_look_confirms_nothing() -> None:
-    assert Sightings(patience_s=3).confirmed([LEFT, WAITING], now=100) == []
+def test_one_look_is_enough_only_for_what_nobody_holds() -> None:
+    assert Sightings(patience_s=3).confirmed([LEFT, WAITING], now=100) == [WAITING]
 
 
 def test_what_is_seen_again_a_heartbeat_later_is_confirmed() -> None:
@@ -18,9 +18,9 @@ def test_what_is_seen_again_a_heartbeat_later_is_confirmed() -> None:
 
 def test_what_was_attended_in_between_starts_anew() -> None:
     sightings = Sightings(patience_s=3)
-    sightings.confirmed([LEFT, WAITING], now=100)
-    sightings.confirmed([WAITING], now=102)
-    assert sightings.confirmed([LEFT, WAITING], now=104) == [WAITING]
+    sightings.confirmed([LEFT], now=100)
+    sightings.confirmed([], now=102)
+    assert [sightings.confirmed([LEFT], now=now) for now in (104, 107)] == [[], [LEFT]]
 
 
 def test_the_same_run_left_by_another_worker_starts_anew() -> None:
