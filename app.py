@@ -50,6 +50,7 @@ from transports.terms import Terms
 from transports.wire import uvicorn_options
 
 VERSION = "0.1.0"
+GC_THRESHOLDS = (10_000, 20, 50)  # the defaults collect every few hundred objects, so several times per event and subscriber
 DRAIN_S = 1.0
 MAX_REQUEST_BYTES = 8 << 20  # a message may be long, and an image may come as a data URI
 
@@ -216,6 +217,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         # What was made so far stays; collecting it again and again would only add pauses between tokens.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         host, port = listener.getsockname()[:2]
         sys.stderr.write(f"Parley is at http://{f'[{host}]' if ':' in host else host}:{port}/graphql\n")
         await Server(config, parley.drain).serve(sockets=[listener])

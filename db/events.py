@@ -6,10 +6,11 @@ do not: a delta's text, the status that a run change announced, a tool call that
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, case, func, insert, or_, select, true
+from sqlalchemy import BindParameter, ColumnElement, Row, bindparam, case, func, insert, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec, conversations, messages, runs, tables
@@ -118,7 +119,8 @@ async def read(
     ALL: as stored. COALESCED: what is complete is shown complete (no start, no deltas), neighbouring deltas of what is not come
     merged, and of each run only its last change is shown. NONE: COALESCED without any delta.
     """
-    rows = (await connection.execute(_query(conversation_id, after, mode, limit, run_id))).all()
+    given = {"conversation": conversation_id, "after": after, "most": limit, "run": run_id}
+    rows = (await connection.execute(_query(mode, of_run=run_id is not None), given)).all()
     if not rows:
         return None
     head: int = rows[0].head_sequence
@@ -127,13 +129,16 @@ async def read(
     return LogPage(tuple(_fold(found, mode)), end, head)
 
 
-def _query(conversation_id: str, after: int, mode: DeltaMode, limit: int, run_id: str | None) -> Any:
+@cache
+def _query(mode: DeltaMode, *, of_run: bool) -> Any:
+    """Built once for each: building it costs more than running it."""
+    conversation_id: BindParameter[str] = bindparam("conversation")
     picked = (
         select(events)
-        .where(events.c.conversation_id == conversation_id, events.c.sequence > after, _stored_for(mode))
-        .where(true() if run_id is None else events.c.run_id == run_id)
+        .where(events.c.conversation_id == conversation_id, events.c.sequence > bindparam("after"), _stored_for(mode))
+        .where(events.c.run_id == bindparam("run") if of_run else true())
         .order_by(events.c.sequence)
-        .limit(limit)
+        .limit(bindparam("most"))
         .subquery("e")
     )
     shows_run = (tables.runs.c.id == picked.c.run_id) & (picked.c.kind == EventKind.RUN_CHANGED.value)
@@ -143,12 +148,14 @@ def _query(conversation_id: str, after: int, mode: DeltaMode, limit: int, run_id
         .outerjoin(tables.messages, tables.messages.c.id == picked.c.message_id)
         .outerjoin(tables.runs, shows_run)
     )
+    # What an event does not show is not computed: most rows are deltas.
+    shows_conversation = picked.c.kind == EventKind.CONVERSATION_CHANGED.value
     whole = picked.c.kind != EventKind.MESSAGE_DELTA.value
     columns = (
         *_labelled("e", picked.c),
-        *_labelled("m", (case((whole, c)).label(c.name) if c.name in ("text", "body") else c for c in _MESSAGE)),
+        *_labelled("m", (c if c.name == "type" else case((whole, c)).label(c.name) for c in _MESSAGE)),
         *_labelled("r", tables.runs.c),
-        *_labelled("c", (c for c in conversations.COLUMNS if c.name != "head_sequence")),
+        *_labelled("c", (case((shows_conversation, c)).label(c.name) for c in conversations.COLUMNS if c.name != "head_sequence")),
     )
     query = select(heads.c.head_sequence, *columns).select_from(source).where(heads.c.conversation_id == conversation_id)
     return query.order_by(picked.c.sequence)
