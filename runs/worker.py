@@ -77,7 +77,7 @@ class Worker:
         """A job for this worker. Any number of jobs for one conversation are as good as one."""
         if self._closing:
             return
-        job = asyncio.get_running_loop().create_task(self._advance(conversation_id), name=f"advance {conversation_id}")
+        job = asyncio.get_running_loop().create_task(self._job(conversation_id), name=f"advance {conversation_id}")
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
 
@@ -90,6 +90,12 @@ class Worker:
     async def _guard(self, writing: asyncio.Task[None]) -> None:
         """The writer must outlive the other machines, to commit the last words of runs; but it must not die before them."""
         await asyncio.shield(writing)
+
+    async def _job(self, conversation_id: str) -> None:
+        try:
+            await self._advance(conversation_id)
+        except Exception:
+            log.exception("a job failed inside the engine; the reconciler comes back to it", conversation_id=conversation_id)
 
     async def _advance(self, conversation_id: str) -> None:
         try:
