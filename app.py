@@ -51,7 +51,7 @@ from transports.wire import uvicorn_options
 
 VERSION = "0.1.0"
 GC_THRESHOLDS = (10_000, 20, 50)  # the defaults collect every few hundred objects, so several times per event and subscriber
-DRAIN_S = 1.0
+DRAIN_S = 0.7
 MAX_REQUEST_BYTES = 8 << 20  # a message may be long, and an image may come as a data URI
 
 
@@ -73,7 +73,7 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
     database = Database.open(settings.database_url)
     models = _models(settings)
     try:
-        models.resolve(settings.default_model)
+        _check_default(models, settings.default_model)
         await upgrade(database)
         bus = MemoryBus()
         dispatcher = LocalDispatcher()
@@ -164,6 +164,13 @@ def _application(settings: Settings, endpoint: Endpoint, database: Database) -> 
     return Starlette(routes=routes, middleware=[cors])
 
 
+def _check_default(models: ModelRegistry, handle: str) -> None:
+    try:
+        models.resolve(handle)
+    except ModelNotFound as error:
+        raise SettingsError(f"DEFAULT_MODEL: {error}") from None
+
+
 def _models(settings: Settings) -> ModelRegistry:
     keys = {"openai": settings.openai_api_key, "anthropic": settings.anthropic_api_key, "google": settings.google_api_key}
     servers = {
@@ -198,6 +205,12 @@ class Server(uvicorn.Server):
             loop.add_signal_handler(signal_, self.handle_exit, signal_, None)
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            sys.stderr.write(f"Parley is at http://{f'[{host}]' if ':' in host else host}:{port}/graphql\n")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._drain()
         await super().shutdown(sockets)
@@ -218,8 +231,6 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        host, port = listener.getsockname()[:2]
-        sys.stderr.write(f"Parley is at http://{f'[{host}]' if ':' in host else host}:{port}/graphql\n")
         await Server(config, parley.drain).serve(sockets=[listener])
 
 
@@ -238,7 +249,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-REFUSALS = (SettingsError, CannotListen, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, ModelNotFound)
+REFUSALS = (SettingsError, CannotListen, DatabaseInUse, DatabaseUnusable, DatabaseTooNew)
 
 
 def _log_to_stderr(level: str) -> None:

@@ -29,7 +29,7 @@ from vocabulary.events import (
     ToolCallChanged,
 )
 from vocabulary.fold import merged
-from vocabulary.messages import Message, MessageStatus, MessageType, ToolCall, ToolCallBody
+from vocabulary.messages import Message, MessageStatus, MessageType, ReasoningBody, ToolCall, ToolCallBody
 from vocabulary.runs import RunStatus, StopReason
 
 _OPEN = (MessageStatus.QUEUED.value, MessageStatus.IN_PROGRESS.value)
@@ -151,17 +151,16 @@ def _query(mode: DeltaMode, *, of_run: bool) -> Any:
     # What an event does not show is not computed: most rows are deltas.
     shows_conversation = picked.c.kind == EventKind.CONVERSATION_CHANGED.value
     whole = picked.c.kind != EventKind.MESSAGE_DELTA.value
+    # Only a call in an unfinished message is shown as far as it has come; everything else of one is told by its deltas.
+    shown_for = {"trail": picked.c.kind == EventKind.TOOL_CALL_CHANGED.value}
     columns = (
         *_labelled("e", picked.c),
-        *_labelled("m", (c if c.name == "type" else case((whole, c)).label(c.name) for c in _MESSAGE)),
+        *_labelled("m", (c if c.name == "type" else case((shown_for.get(c.name, whole), c)).label(c.name) for c in messages.COLUMNS)),
         *_labelled("r", tables.runs.c),
         *_labelled("c", (case((shows_conversation, c)).label(c.name) for c in conversations.COLUMNS if c.name != "head_sequence")),
     )
     query = select(heads.c.head_sequence, *columns).select_from(source).where(heads.c.conversation_id == conversation_id)
     return query.order_by(picked.c.sequence)
-
-
-_MESSAGE = tuple(column for column in messages.COLUMNS if column.name != "trail")
 
 
 def _labelled(prefix: str, columns: Any) -> list[ColumnElement[Any]]:
@@ -230,14 +229,14 @@ def _payload_of(row: Row[Any]) -> StoredPayload | None:
         case EventKind.MESSAGE_DELTA.value:
             return MessageDelta(row.e_message_id, MessageType(row.m_type), row.e_offset, row.e_text, row.e_tool_call_id)
         case EventKind.MESSAGE_STARTED.value:
-            return MessageStarted(_as_started(messages.message_of(_message_part(row)), row.e_sequence))
+            return MessageStarted(_as_started(messages.message_of(_part(row, "m")), row.e_sequence))
         case EventKind.MESSAGE_COMPLETED.value:
-            return MessageCompleted(messages.message_of(_message_part(row)))
+            return MessageCompleted(messages.message_of(_part(row, "m")))
         case EventKind.MESSAGE_CHANGED.value:
-            return MessageChanged(messages.message_of(_message_part(row)))
+            return MessageChanged(messages.message_of(_part(row, "m")))
         case EventKind.TOOL_CALL_CHANGED.value:
             call = codec.tool_call.validate_python(row.e_data)
-            return ToolCallChanged(row.e_message_id, MessageType(row.m_type), _as_now(call, messages.message_of(_message_part(row))))
+            return ToolCallChanged(row.e_message_id, MessageType(row.m_type), _as_now(call, messages.message_of(_part(row, "m"))))
         case EventKind.RUN_CHANGED.value:
             stop_reason = row.e_data["stop_reason"]
             return RunChanged(
@@ -251,22 +250,16 @@ def _payload_of(row: Row[Any]) -> StoredPayload | None:
             return None
 
 
-def _message_part(row: Row[Any]) -> Any:
-    part = _part(row, "m")
-    part.trail = None
-    return part
-
-
 def _as_started(message: Message, sequence: int) -> Message:
     """What is known of a started message at its start: a queued input is whole, anything else is empty."""
     if message.type in _INPUTS:
         return replace(message, status=MessageStatus.QUEUED, ordinal=None, in_context=False, sequence=sequence)
-    body = ToolCallBody() if isinstance(message.body, ToolCallBody) else message.body
+    body = type(message.body)() if isinstance(message.body, ToolCallBody | ReasoningBody) else message.body
     return replace(message, status=MessageStatus.IN_PROGRESS, text="", body=body, sequence=sequence)
 
 
 def _as_now(call: ToolCall, message: Message) -> ToolCall:
-    """The call as its message's row has it; as the event has it while the message is unfinished."""
+    """The call as its message has it by now, arguments included; else as the event has it."""
     if isinstance(message.body, ToolCallBody):
         for stored in message.body.tool_calls:
             if stored.id == call.id:

@@ -138,14 +138,17 @@ class Worker:
             await asyncio.sleep(_INSIST_S)
 
     async def _respond(self, lease: Lease) -> Ending | None:
-        """How the run must be closed, unless it has ended by itself. A bug in the engine is an ending too."""
+        """How the run must be closed, unless it has ended by itself. A bug in the engine is an ending too.
+
+        Only reading what it needs may raise DatabaseError; whatever looks like one later comes from elsewhere, and would come again.
+        """
         pen = Pen(lease, self._writer)
+        loop = await load(self._engine, pen)
         try:
-            loop = await load(self._engine, pen)
             ending = await loop.to_the_end()
             await pen.flush()
             return ending
-        except (LeaseLost, *DatabaseError):
+        except LeaseLost:
             raise
         except Exception:
             log.exception("a run failed inside the engine", run_id=lease.run.id)

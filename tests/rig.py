@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from db import conversations, events, messages, runs
 from db.engine import Database
@@ -117,10 +118,12 @@ async def rig(
     hub = Hub(database, bus, hub_limits or HubLimits())
     worker = Worker(engine, worker_limits or WorkerLimits(sole=database.is_sqlite))
     dispatcher.serve(worker.advance_soon)
-    tasks = [asyncio.create_task(hub.run(), name="hub"), asyncio.create_task(worker.run(), name="worker")]
+    tasks: list[asyncio.Task[Any]] = [
+        asyncio.create_task(hub.run(), name="hub"),
+        asyncio.create_task(worker.run(), name="worker"),
+        asyncio.create_task(worker.ready.wait(), name="ready"),
+    ]
     try:
-        ready = asyncio.create_task(worker.ready.wait(), name="ready")
-        tasks.append(ready)
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             if task.done():
