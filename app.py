@@ -26,6 +26,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from composition import (
     REFUSALS,
     bus_of,
+    check_default_model,
     engine_of,
     log_to_stderr,
     models_of,
@@ -53,7 +54,8 @@ from transports.terms import Terms
 from transports.wire import uvicorn_options
 
 VERSION = "0.1.0"
-DRAIN_S = 1.0
+GC_THRESHOLDS = (10_000, 20, 50)  # the defaults collect every few hundred objects, so several times per event and subscriber
+DRAIN_S = 0.7
 MAX_REQUEST_BYTES = 8 << 20  # a message may be long, and an image may come as a data URI
 
 
@@ -74,7 +76,7 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
     database = open_database(settings, program="parley server")
     models = models_of(settings)
     try:
-        models.resolve(settings.default_model)
+        check_default_model(settings, models)
         await prepare_tables(settings, database)
         bus = bus_of(settings)
         dispatcher = JobDispatcher() if settings.distributed else LocalDispatcher()
@@ -175,6 +177,12 @@ class Server(uvicorn.Server):
             loop.add_signal_handler(signal_, self.handle_exit, signal_, None)
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            sys.stderr.write(f"Parley is at http://{f'[{host}]' if ':' in host else host}:{port}/graphql\n")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._drain()
         await super().shutdown(sockets)
@@ -194,8 +202,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         # What was made so far stays; collecting it again and again would only add pauses between tokens.
         gc.collect()
         gc.freeze()
-        host, port = listener.getsockname()[:2]
-        sys.stderr.write(f"Parley is at http://{f'[{host}]' if ':' in host else host}:{port}/graphql\n")
+        gc.set_threshold(*GC_THRESHOLDS)
         await Server(config, parley.drain).serve(sockets=[listener])
 
 

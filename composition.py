@@ -21,7 +21,7 @@ from streams.bus import Bus, MemoryBus
 from streams.log import Log
 from streams.redis_bus import RedisBus
 
-REFUSALS = (SettingsError, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, DatabaseTooOld, ModelNotFound)
+REFUSALS = (SettingsError, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, DatabaseTooOld)
 """Why a program may refuse to start, each in one line."""
 
 
@@ -71,6 +71,14 @@ def models_of(settings: Settings) -> ModelRegistry:
         servers=servers,
         demo_delay_ms=settings.demo_delay_ms,
     )
+
+
+def check_default_model(settings: Settings, models: ModelRegistry) -> None:
+    """Raises SettingsError."""
+    try:
+        models.resolve(settings.default_model)
+    except ModelNotFound as error:
+        raise SettingsError(f"DEFAULT_MODEL: {error}") from None
 
 
 def engine_of(settings: Settings, database: Database, bus: Bus, models: ModelRegistry, dispatcher: Dispatcher) -> Engine:

@@ -6,10 +6,11 @@ do not: a delta's text, the status that a run change announced, a tool call that
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, case, func, or_, select, true, tuple_
+from sqlalchemy import BindParameter, ColumnElement, Row, bindparam, case, func, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec, conversations, messages, runs, tables
@@ -31,7 +32,7 @@ from vocabulary.events import (
     ToolCallChanged,
 )
 from vocabulary.fold import merged
-from vocabulary.messages import Message, MessageStatus, MessageType, ToolCall, ToolCallBody
+from vocabulary.messages import Message, MessageStatus, MessageType, ReasoningBody, ToolCall, ToolCallBody
 from vocabulary.runs import RunStatus, StopReason
 
 _OPEN = (MessageStatus.QUEUED.value, MessageStatus.IN_PROGRESS.value)
@@ -140,7 +141,8 @@ async def read(
     ALL: as stored. COALESCED: what is complete is shown complete (no start, no deltas), neighbouring deltas of what is not come
     merged, and of each run only its last change is shown. NONE: COALESCED without any delta.
     """
-    rows = (await connection.execute(_query(conversation_id, after, mode, limit, run_id))).all()
+    given = {"conversation": conversation_id, "after": after, "most": limit, "run": run_id}
+    rows = (await connection.execute(_query(mode, of_run=run_id is not None), given)).all()
     if not rows:
         return None
     head: int = rows[0].head_sequence
@@ -149,13 +151,16 @@ async def read(
     return LogPage(tuple(_fold(found, mode)), end, head)
 
 
-def _query(conversation_id: str, after: int, mode: DeltaMode, limit: int, run_id: str | None) -> Any:
+@cache
+def _query(mode: DeltaMode, *, of_run: bool) -> Any:
+    """Built once for each: building it costs more than running it."""
+    conversation_id: BindParameter[str] = bindparam("conversation")
     picked = (
         select(events)
-        .where(events.c.conversation_id == conversation_id, events.c.sequence > after, _stored_for(mode))
-        .where(true() if run_id is None else or_(events.c.run_id == run_id, events.c.kind == EventKind.RESET.value))
+        .where(events.c.conversation_id == conversation_id, events.c.sequence > bindparam("after"), _stored_for(mode))
+        .where(or_(events.c.run_id == bindparam("run"), events.c.kind == EventKind.RESET.value) if of_run else true())
         .order_by(events.c.sequence)
-        .limit(limit)
+        .limit(bindparam("most"))
         .subquery("e")
     )
     shows_run = (tables.runs.c.id == picked.c.run_id) & (picked.c.kind == EventKind.RUN_CHANGED.value)
@@ -165,18 +170,19 @@ def _query(conversation_id: str, after: int, mode: DeltaMode, limit: int, run_id
         .outerjoin(tables.messages, tables.messages.c.id == picked.c.message_id)
         .outerjoin(tables.runs, shows_run)
     )
+    # What an event does not show is not computed: most rows are deltas.
+    shows_conversation = picked.c.kind == EventKind.CONVERSATION_CHANGED.value
     whole = picked.c.kind != EventKind.MESSAGE_DELTA.value
+    # Only a call in an unfinished message is shown as far as it has come; everything else of one is told by its deltas.
+    shown_for = {"trail": picked.c.kind == EventKind.TOOL_CALL_CHANGED.value}
     columns = (
         *_labelled("e", picked.c),
-        *_labelled("m", (case((whole, c)).label(c.name) if c.name in ("text", "body") else c for c in _MESSAGE)),
+        *_labelled("m", (c if c.name == "type" else case((shown_for.get(c.name, whole), c)).label(c.name) for c in messages.COLUMNS)),
         *_labelled("r", tables.runs.c),
-        *_labelled("c", (c for c in conversations.COLUMNS if c.name != "head_sequence")),
+        *_labelled("c", (case((shows_conversation, c)).label(c.name) for c in conversations.COLUMNS if c.name != "head_sequence")),
     )
     query = select(heads.c.head_sequence, *columns).select_from(source).where(heads.c.conversation_id == conversation_id)
     return query.order_by(picked.c.sequence)
-
-
-_MESSAGE = tuple(column for column in messages.COLUMNS if column.name != "trail")
 
 
 def _labelled(prefix: str, columns: Any) -> list[ColumnElement[Any]]:
@@ -245,14 +251,14 @@ def _payload_of(row: Row[Any]) -> StoredPayload | None:
         case EventKind.MESSAGE_DELTA.value:
             return MessageDelta(row.e_message_id, MessageType(row.m_type), row.e_offset, row.e_text, row.e_tool_call_id)
         case EventKind.MESSAGE_STARTED.value:
-            return MessageStarted(_as_started(messages.message_of(_message_part(row)), row.e_sequence))
+            return MessageStarted(_as_started(messages.message_of(_part(row, "m")), row.e_sequence))
         case EventKind.MESSAGE_COMPLETED.value:
-            return MessageCompleted(messages.message_of(_message_part(row)))
+            return MessageCompleted(messages.message_of(_part(row, "m")))
         case EventKind.MESSAGE_CHANGED.value:
-            return MessageChanged(messages.message_of(_message_part(row)))
+            return MessageChanged(messages.message_of(_part(row, "m")))
         case EventKind.TOOL_CALL_CHANGED.value:
             call = codec.tool_call.validate_python(row.e_data)
-            return ToolCallChanged(row.e_message_id, MessageType(row.m_type), _as_now(call, messages.message_of(_message_part(row))))
+            return ToolCallChanged(row.e_message_id, MessageType(row.m_type), _as_now(call, messages.message_of(_part(row, "m"))))
         case EventKind.RUN_CHANGED.value:
             stop_reason = row.e_data["stop_reason"]
             return RunChanged(
@@ -268,22 +274,16 @@ def _payload_of(row: Row[Any]) -> StoredPayload | None:
             return None
 
 
-def _message_part(row: Row[Any]) -> Any:
-    part = _part(row, "m")
-    part.trail = None
-    return part
-
-
 def _as_started(message: Message, sequence: int) -> Message:
     """What is known of a started message at its start: a queued input is whole, anything else is empty."""
     if message.type in _INPUTS:
         return replace(message, status=MessageStatus.QUEUED, ordinal=None, in_context=False, sequence=sequence)
-    body = ToolCallBody() if isinstance(message.body, ToolCallBody) else message.body
+    body = type(message.body)() if isinstance(message.body, ToolCallBody | ReasoningBody) else message.body
     return replace(message, status=MessageStatus.IN_PROGRESS, text="", body=body, sequence=sequence)
 
 
 def _as_now(call: ToolCall, message: Message) -> ToolCall:
-    """The call as its message's row has it; as the event has it while the message is unfinished."""
+    """The call as its message has it by now, arguments included; else as the event has it."""
     if isinstance(message.body, ToolCallBody):
         for stored in message.body.tool_calls:
             if stored.id == call.id:

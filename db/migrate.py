@@ -7,8 +7,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
-from db.engine import Database
+from db.engine import Database, DatabaseUnusable
 
 LOCK = 7_264_001  # any constant: serialises concurrent upgrades of one PostgreSQL database
 _LONGEST_LOCK_WAIT = "10s"
@@ -30,9 +31,12 @@ class DatabaseTooOld(Exception):
 
 
 async def upgrade(database: Database) -> None:
-    """To the newest tables, in one transaction. Raises DatabaseTooNew."""
-    async with database.write() as connection:
-        await connection.run_sync(_upgrade)
+    """To the newest tables, in one transaction. Raises DatabaseTooNew, DatabaseUnusable."""
+    try:
+        async with database.write() as connection:
+            await connection.run_sync(_upgrade)
+    except DBAPIError as error:
+        raise DatabaseUnusable(f"DATABASE_URL: {database.url.render_as_string()} cannot be used: {error.orig}") from None
 
 
 async def require_current(database: Database) -> None:

@@ -24,7 +24,7 @@ async def create(connection: AsyncConnection, run: Run) -> None:
 async def save(connection: AsyncConnection, changed: Sequence[Run]) -> None:
     """Writes what can change of a run."""
     if changed:
-        await connection.execute(_UPDATE, [{**_values(run), "run_id_": run.id} for run in changed])
+        await connection.execute(_UPDATE, [{name: getattr(run, name) for name in _CHANGING} | {"run_id_": run.id} for run in changed])
 
 
 async def get(connection: AsyncConnection, run_id: str) -> Run | None:

@@ -2,13 +2,13 @@
 
 import strawberry
 from graphql import GraphQLError
-from strawberry.extensions import AddValidationRules, MaxTokensLimiter, ParserCache
+from strawberry.extensions import AddValidationRules, MaxTokensLimiter
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types.execution import ExecutionContext
 
 from resolvers.complexity import MAX_TOKENS, DepthRule
 from resolvers.mutation import Mutation
-from resolvers.problems import CodedValidation, coded
+from resolvers.problems import CodedParsing, CodedValidation, coded
 from resolvers.query import Query
 from resolvers.subscription import Subscription
 from schema.messages import MESSAGE_TYPES
@@ -33,7 +33,7 @@ def build_schema() -> strawberry.Schema:
         extensions=[
             lambda: MaxTokensLimiter(MAX_TOKENS),
             lambda: AddValidationRules([DepthRule]),
-            ParserCache,
+            CodedParsing,
             CodedValidation,
         ],
     )

@@ -10,7 +10,7 @@ from uuid import uuid4
 import structlog
 from graphql import GraphQLError, GraphQLSyntaxError
 from strawberry.exceptions import StrawberryInputCoercionError
-from strawberry.extensions import ValidationCache
+from strawberry.extensions import ParserCache, ValidationCache
 
 from llm.registry import ModelNotFound
 from resolvers.arguments import BadUserInput
@@ -90,6 +90,16 @@ def _masked(error: GraphQLError) -> GraphQLError:
 
 def _with(error: GraphQLError, message: str, extensions: dict[str, object]) -> GraphQLError:
     return GraphQLError(message, error.nodes, error.source, error.positions, error.path, extensions=extensions)
+
+
+class CodedParsing(ParserCache):
+    """Parsing, remembered per text. What cannot be parsed is left to Strawberry's own step, which tells it as an error of the document."""
+
+    def on_parse(self) -> Iterator[None]:
+        try:
+            yield from super().on_parse()
+        except GraphQLSyntaxError:
+            yield
 
 
 class CodedValidation(ValidationCache):

@@ -11,7 +11,17 @@ import sys
 
 from uvloop import new_event_loop
 
-from composition import REFUSALS, bus_of, engine_of, log_to_stderr, models_of, open_database, prepare_tables, worker_limits_of
+from composition import (
+    REFUSALS,
+    bus_of,
+    check_default_model,
+    engine_of,
+    log_to_stderr,
+    models_of,
+    open_database,
+    prepare_tables,
+    worker_limits_of,
+)
 from runs.jobs import JobDispatcher, Jobs
 from runs.worker import Worker
 from settings import Settings, SettingsError
@@ -27,7 +37,7 @@ async def work(settings: Settings) -> None:
     database = open_database(settings, program="parley worker")
     models = models_of(settings)
     try:
-        models.resolve(settings.default_model)
+        check_default_model(settings, models)
         await prepare_tables(settings, database)
         bus = bus_of(settings)
         worker = Worker(engine_of(settings, database, bus, models, JobDispatcher()), worker_limits_of(settings))

@@ -168,6 +168,7 @@ class Answer:
     def _end_call(self, part: _Part) -> None:
         assert part.call is not None
         part.call = replace(part.call, state=ToolCallState.PENDING, arguments_text=str(part.text))
+        self._pen.write(Call(part.message, part.call, stored=False))
 
     def _close_calls(self) -> None:
         if self._calls is None:

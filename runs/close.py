@@ -36,12 +36,13 @@ _UNANSWERED = frozenset({ToolCallState.STREAMING, ToolCallState.PENDING, ToolCal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How a run ends. `usage`: of the call that was cut, on top of what the run has."""
+    """How a run ends. `usage`: of the call that was cut, on top of what the run has; `time_to_first_token_ms`: unless the run has one."""
 
     status: RunStatus
     stop_reason: StopReason
     error: RunError | None = None
     usage: Usage = field(default_factory=Usage)
+    time_to_first_token_ms: int | None = None
 
 
 async def close_run(engine: Engine, transaction: Transaction, head: Head, run: Run, ending: Ending) -> Run:
@@ -57,6 +58,7 @@ async def close_run(engine: Engine, transaction: Transaction, head: Head, run: R
         stop_reason=ending.stop_reason,
         error=ending.error,
         usage=run.usage + ending.usage,
+        time_to_first_token_ms=run.time_to_first_token_ms or ending.time_to_first_token_ms,
         sequence=sequence,
         completed_at=transaction.now,
     )
@@ -93,14 +95,15 @@ def _stays(message: Message) -> bool:
 
 
 async def _interrupt(transaction: Transaction, head: Head, message: Message, *, abandoned: bool) -> None:
-    body = message.body
-    if isinstance(body, ToolCallBody):
-        body = ToolCallBody(tool_calls=tuple(replace(call, state=ToolCallState.INTERRUPTED) for call in body.tool_calls))
+    calls = message.body.tool_calls if isinstance(message.body, ToolCallBody) else ()
+    cut = tuple(replace(call, state=state.moved(state.TOOL_CALL, call.state, ToolCallState.INTERRUPTED)) for call in calls)
+    for call in cut:
+        transaction.append(head, head.take_sequence(), ToolCallChanged(message.id, message.type, call), run_id=message.run_id)
     stays = _stays(message) and not abandoned
     closed = replace(
         message,
         status=state.moved(state.MESSAGE, message.status, MessageStatus.INTERRUPTED),
-        body=body,
+        body=ToolCallBody(tool_calls=cut) if calls else message.body,
         in_tail=stays,
         in_context=stays,
         sequence=head.take_sequence(),

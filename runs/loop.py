@@ -73,7 +73,7 @@ class Loop:
         self._note_first_token(said)
         assert said.end is not None, "a model's stream ends with Finished or Failed"
         if isinstance(said.end, Failed):
-            return _failure(said.end)
+            return _failure(said.end, self.run)
         self.context += said.messages
         if said.tool_calls is not None:
             await self._run_tools(said.tool_calls)
@@ -165,9 +165,15 @@ class Loop:
         self.pen.write(Whole(message))
 
 
-def _failure(failed: Failed) -> Ending:
+def _failure(failed: Failed, run: Run) -> Ending:
     stop_reason = _STOP_REASON.get(failed.error.type, StopReason.LLM_ERROR)
-    return Ending(status=RunStatus.FAILED, stop_reason=stop_reason, error=failed.error, usage=failed.usage)
+    return Ending(
+        status=RunStatus.FAILED,
+        stop_reason=stop_reason,
+        error=failed.error,
+        usage=failed.usage,
+        time_to_first_token_ms=run.time_to_first_token_ms,
+    )
 
 
 async def load(engine: Engine, pen: Pen) -> Loop:

@@ -109,7 +109,7 @@ class Worker:
             self._start(conversation_id)
 
     def _start(self, conversation_id: str, *, lost: str | None = None) -> asyncio.Task[None]:
-        job = asyncio.get_running_loop().create_task(self._advance(conversation_id, lost), name=f"advance {conversation_id}")
+        job = asyncio.get_running_loop().create_task(self._job(conversation_id, lost), name=f"advance {conversation_id}")
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         return job
@@ -124,6 +124,12 @@ class Worker:
     async def _guard(self, writing: asyncio.Task[None]) -> None:
         """The writer must outlive the other machines, to commit the last words of runs; but it must not die before them."""
         await asyncio.shield(writing)
+
+    async def _job(self, conversation_id: str, lost: str | None) -> None:
+        try:
+            await self._advance(conversation_id, lost)
+        except Exception:
+            log.exception("a job failed inside the engine; the reconciler comes back to it", conversation_id=conversation_id)
 
     async def _advance(self, conversation_id: str, lost: str | None) -> None:
         lease = None
@@ -178,14 +184,17 @@ class Worker:
             await asyncio.sleep(_INSIST_S)
 
     async def _respond(self, lease: Lease) -> Ending | None:
-        """How the run must be closed, unless it has ended by itself. A bug in the engine is an ending too."""
+        """How the run must be closed, unless it has ended by itself. A bug in the engine is an ending too.
+
+        Only reading what it needs may raise DatabaseError; whatever looks like one later comes from elsewhere, and would come again.
+        """
         pen = Pen(lease, self._writer)
+        loop = await load(self._engine, pen)
         try:
-            loop = await load(self._engine, pen)
             ending = await loop.to_the_end()
             await pen.flush()
             return ending
-        except (LeaseLost, *DatabaseError):
+        except LeaseLost:
             raise
         except Exception:
             log.exception("a run failed inside the engine", run_id=lease.run.id)

@@ -32,7 +32,7 @@ class Append:
     def joined(self, following: "Append") -> "Append | None":
         if (self.message_id, self.tool_call_id) != (following.message_id, following.tool_call_id):
             return None
-        return replace(self, text=self.text + following.text)
+        return Append(self.message_id, self.message_type, self.tool_call_id, self.offset, self.text + following.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +102,19 @@ def lay_out(
         if isinstance(write, Open | Whole):
             places[write.message.id] = ordinal
             ordinal += 1
-        payload = _payload(rows, write, sequence, places)
+        payload = _delta(write) if isinstance(write, Append) else _payload(rows, write, sequence, places)
         rows.events.append(Event(run.conversation_id, sequence, now, run.id, payload))
 
 
-def _payload(rows: Rows, write: Write, sequence: int, places: dict[str, int]) -> StoredPayload:
+def _delta(write: Append) -> MessageDelta:
+    return MessageDelta(write.message_id, write.message_type, write.offset, write.text, write.tool_call_id)
+
+
+def _payload(rows: Rows, write: Open | Close | Whole | Call | StartStep | EndStep, sequence: int, places: dict[str, int]) -> StoredPayload:
     def placed(message: Message) -> Message:
         return replace(message, ordinal=places[message.id], sequence=sequence)
 
     match write:
-        case Append():
-            return MessageDelta(write.message_id, write.message_type, write.offset, write.text, write.tool_call_id)
         case Open(message):
             rows.created.append(message := placed(message))
             return MessageStarted(message)

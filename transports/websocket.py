@@ -27,7 +27,7 @@ from transports.outcome import Refused, encode, error, masked, payload, rejected
 from transports.terms import Terms
 
 # A client that has stopped reading does not get to hold up the end of its socket.
-CLOSE_TIMEOUT_S = 1.0
+CLOSE_TIMEOUT_S = 0.3
 
 
 class Socket:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError
 from db import tables
 from db.engine import Database, DatabaseInUse, DatabaseUnusable, is_refusal
 from tests.db.rows import NOON, a_message, stored_conversation
+from vocabulary.conversations import Conversation
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,9 +127,9 @@ async def test_the_writer_of_a_file_is_as_safe_as_it_can_be(opened: Database, pr
 # ---- refusals
 
 
-async def store_message(database: Database, conversation_id: str, **fields: object) -> None:
+async def store_message(database: Database, conversation: Conversation, changes: Mapping[str, object]) -> None:
     async with database.write() as connection:
-        await connection.execute(insert(tables.messages).values({**_columns(conversation_id), **fields}))
+        await connection.execute(insert(tables.messages).values({**_columns(conversation.id), **changes}))
 
 
 def _columns(conversation_id: str) -> dict[str, object]:
@@ -145,15 +146,15 @@ def _columns(conversation_id: str) -> dict[str, object]:
 async def test_data_that_will_never_be_taken_is_a_refusal(database: Database, bad: dict[str, object]) -> None:
     conversation = await stored_conversation(database)
     with pytest.raises((DBAPIError, UnicodeEncodeError)) as failed:
-        await store_message(database, conversation.id, **bad)
+        await store_message(database, conversation, bad)
     assert is_refusal(failed.value)
 
 
 async def test_a_row_that_is_there_already_is_a_refusal(database: Database) -> None:
     conversation = await stored_conversation(database)
-    await store_message(database, conversation.id)
+    await store_message(database, conversation, {})
     with pytest.raises(DBAPIError) as failed:
-        await store_message(database, conversation.id)
+        await store_message(database, conversation, {})
     assert is_refusal(failed.value)
 
 
@@ -166,14 +167,15 @@ async def test_a_transaction_that_was_torn_off_keeps_nobody_waiting(database: Da
     """As a cancellation tears it off: the connection is thrown away while a half-read cursor of it lives on in somebody's traceback."""
     async with database.write() as connection:
         await connection.execute(text("CREATE TABLE torn (x INTEGER)"))
+    half_read: list[object] = []
     async with asyncio.timeout(3):
         with suppress(InvalidRequestError, PendingRollbackError):
             async with database.write() as connection:
                 await connection.execute(text("INSERT INTO torn VALUES (1), (2)"))
-                half_read = await connection.stream(text("SELECT x FROM torn"))
-                await half_read.fetchone()
+                half_read.append(cursor := await connection.stream(text("SELECT x FROM torn")))
+                await cursor.fetchone()
                 await connection.invalidate()
         async with database.write() as connection:
             assert (await connection.execute(text("SELECT count(*) FROM torn"))).scalar_one() == 0
             await connection.execute(text("INSERT INTO torn VALUES (3)"))
-    assert half_read is not None
+    assert half_read

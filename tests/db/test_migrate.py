@@ -20,7 +20,6 @@ from db.tables import metadata
 from tests.db.rows import stored_conversation
 from tests.servers import fresh_database
 
-
 NOT_OURS = ("alembic", "procrastinate", "ix_conversations_summary")
 """Others' tables, and an index that is only there where its extension can be had."""
 

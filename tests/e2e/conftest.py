@@ -12,7 +12,7 @@ from tests.e2e.server import Server, serving
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Server]:
-    async with serving(tmp_path_factory.mktemp("e2e"), DEMO_DELAY_MS="5") as server:
+    async with serving(tmp_path_factory.mktemp("e2e"), DEMO_DELAY_MS="10") as server:
         yield server
 
 

@@ -94,5 +94,5 @@ async def started(command: list[str], environment: dict[str, str]) -> AsyncGener
 
 
 async def _read(stream: asyncio.StreamReader, said: list[bytes]) -> None:
-    async for line in stream:
+    while line := await stream.readline():
         said.append(line)

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from db import tables
 from db.engine import Database
-from llm.model import ModelRequest, ToolCallTurn, ToolReturnTurn, UserTurn
+from llm.model import Delta, ModelRequest, ToolCallTurn, ToolReturnTurn, UserTurn
 from runs.advance import advance
 from runs.tools import Arguments, ServerTool
 from runs.worker import WorkerLimits
@@ -22,6 +22,7 @@ from tests.runs.values import THEN
 from vocabulary.messages import MessageStatus, MessageType, ToolReturnBody, ToolReturnStatus
 from vocabulary.runs import RunErrorType, RunStatus, StopReason
 
+SILENT = WorkerLimits(sole=False, lease_s=60, reconcile_s=60)
 SOLE = WorkerLimits(sole=True, reconcile_s=0.05)
 OUTCOME_UNKNOWN = "The tool was started, but its outcome is unknown."
 
@@ -83,22 +84,40 @@ async def test_a_run_of_a_living_worker_is_not_taken(database: Database) -> None
 
 
 async def test_a_worker_whose_lease_ran_out_loses_its_run_and_stops(database: Database) -> None:
-    slow, quick = Scripted([*text("Half")[:-1], asyncio.Event()]), Scripted([*text("Whole."), *finished()])
-    limits = WorkerLimits(sole=False, lease_s=1, reconcile_s=60)
+    gate = asyncio.Event()
+    slow, quick = Scripted([*text("Half")[:-1], gate, Delta(0, " and more")]), Scripted([*text("Whole."), *finished()])
+    limits = WorkerLimits(sole=False, lease_s=60, reconcile_s=60)
     async with rig(database, models=Models(slow), worker_limits=limits) as first:
         conversation = await first.conversation(model="test/scripted")
         sent = await first.say(conversation.id, "Hi")
         await until(first, conversation.id, said("Half"))
-        async with rig(database, models=Models(quick), worker_limits=WorkerLimits(sole=False, reconcile_s=60)) as second:
+        async with rig(database, models=Models(quick), worker_limits=WorkerLimits(sole=False, lease_s=1, reconcile_s=0.05)) as second:
             await _expire_all_leases(second, but=second.worker.id)
-            second.worker.advance_soon(conversation.id)
             run = await second.ended(sent.run)
             assert (run.status, run.attempt, run.worker_id) == (RunStatus.COMPLETED, 2, second.worker.id)
+            gate.set()
             await asyncio.wait_for(slow.left.wait(), 10)
             await checked(second, conversation.id)
             half, whole = (await second.history(conversation.id))[2:]
             assert (half.text, half.status, half.in_context) == ("Half", MessageStatus.INTERRUPTED, False)
             assert (whole.text, whole.status, whole.in_context) == ("Whole.", MessageStatus.COMPLETED, True)
+
+
+async def test_a_lease_that_ran_out_is_not_enough_for_a_job(database: Database) -> None:
+    """Only who has watched its worker for a while may hold it for dead; who has retired has let go of everything."""
+    async with rig(database, models=Models(Scripted([*text("Wait"), asyncio.Event()])), worker_limits=SILENT) as first:
+        conversation = await first.conversation(model="test/scripted")
+        await first.say(conversation.id, "Hi")
+        await until(first, conversation.id, said("Wait"))
+        await _expire_all_leases(first)
+        assert await advance(first.engine, "worker-x", conversation.id) is None
+        assert await advance(first.engine, "worker-x", conversation.id, lost="worker-y") is None
+        lease = await advance(first.engine, "worker-x", conversation.id, lost=first.worker.id)
+        assert lease is not None
+        assert (lease.run.worker_id, lease.run.attempt) == ("worker-x", 2)
+        lease = await advance(first.engine, "worker-z", conversation.id)  # nobody has ever registered worker-x
+        assert lease is not None
+        assert (lease.run.worker_id, lease.run.attempt) == ("worker-z", 3)
 
 
 async def _expire_all_leases(parley: Rig, *, but: str = "") -> None:
