@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from db.engine import Database, DatabaseError, DatabaseInUse, DatabaseUnusable, PostgresLimits
+from db.engine import Database, DatabaseInUse, DatabaseUnusable, PostgresLimits
 from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
 from llm.endpoints import CompatibleServer, ServedModel
 from llm.registry import ModelNotFound, ModelRegistry
@@ -46,10 +46,7 @@ async def prepare_tables(settings: Settings, database: Database) -> None:
 
     Raises DatabaseTooNew, DatabaseTooOld, DatabaseUnusable.
     """
-    try:
-        await (require_current(database) if settings.distributed else upgrade(database))
-    except DatabaseError as error:
-        raise DatabaseUnusable(f"the database of DATABASE_URL cannot be used: {' '.join(str(error).split())}") from error
+    await (require_current(database) if settings.distributed else upgrade(database))
 
 
 def bus_of(settings: Settings) -> Bus:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from db.engine import Database, DatabaseError, DatabaseInUse, DatabaseUnusable, PostgresLimits
+from db.engine import Database, DatabaseInUse, DatabaseUnusable, PostgresLimits
 from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
 from db.rewound import raise_heads
 from settings import Settings, SettingsError
@@ -39,8 +39,6 @@ async def _on_database(url: str, command: Callable[[Database], Awaitable[None]])
     database = Database.open(url, postgres=PostgresLimits(pool_size=1, statement_s=None))
     try:
         await command(database)
-    except DatabaseError as error:
-        raise DatabaseUnusable(f"DATABASE_URL: {error}") from error
     finally:
         await database.close()
 

@@ -1,5 +1,7 @@
 """Bringing a database to this version's tables, and refusing one that is older or newer."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -7,9 +9,8 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
-from db.engine import Database, DatabaseUnusable
+from db.engine import Database, DatabaseError, DatabaseUnusable
 
 LOCK = 7_264_001  # any constant: serialises concurrent upgrades of one PostgreSQL database
 _LONGEST_LOCK_WAIT = "10s"
@@ -32,17 +33,25 @@ class DatabaseTooOld(Exception):
 
 async def upgrade(database: Database) -> None:
     """To the newest tables, in one transaction. Raises DatabaseTooNew, DatabaseUnusable."""
-    try:
+    with _one_line(database):
         async with database.write() as connection:
             await connection.run_sync(_upgrade)
-    except DBAPIError as error:
-        raise DatabaseUnusable(f"DATABASE_URL: {database.url.render_as_string()} cannot be used: {error.orig}") from None
 
 
 async def require_current(database: Database) -> None:
-    """For programs that share a database with others, and so leave it as it is. Raises DatabaseTooOld, DatabaseTooNew."""
-    async with database.read() as connection:
-        await connection.run_sync(_require_current)
+    """For programs that share a database with others, and so leave it as it is. Raises DatabaseTooOld, DatabaseTooNew, DatabaseUnusable."""
+    with _one_line(database):
+        async with database.read() as connection:
+            await connection.run_sync(_require_current)
+
+
+@contextmanager
+def _one_line(database: Database) -> Generator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise DatabaseUnusable(f"DATABASE_URL: {database.url.render_as_string()} cannot be used: {reason}") from None
 
 
 def _upgrade(connection: Connection) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from db import tables
 from db.engine import Database
-from llm.model import Delta, ModelRequest, ToolCallTurn, ToolReturnTurn, UserTurn
+from llm.model import ModelRequest, ToolCallTurn, ToolReturnTurn, UserTurn
 from runs.advance import advance
 from runs.tools import Arguments, ServerTool
 from runs.worker import WorkerLimits
@@ -84,19 +84,18 @@ async def test_a_run_of_a_living_worker_is_not_taken(database: Database) -> None
 
 
 async def test_a_worker_whose_lease_ran_out_loses_its_run_and_stops(database: Database) -> None:
-    gate = asyncio.Event()
-    slow, quick = Scripted([*text("Half")[:-1], gate, Delta(0, " and more")]), Scripted([*text("Whole."), *finished()])
-    limits = WorkerLimits(sole=False, lease_s=60, reconcile_s=60)
+    slow, quick = Scripted([*text("Half")[:-1], asyncio.Event()]), Scripted([*text("Whole."), *finished()])
+    limits = WorkerLimits(sole=False, lease_s=1, reconcile_s=60)
     async with rig(database, models=Models(slow), worker_limits=limits) as first:
         conversation = await first.conversation(model="test/scripted")
         sent = await first.say(conversation.id, "Hi")
         await until(first, conversation.id, said("Half"))
         async with rig(database, models=Models(quick), worker_limits=WorkerLimits(sole=False, lease_s=1, reconcile_s=0.05)) as second:
-            await _expire_all_leases(second, but=second.worker.id)
+            expiring = asyncio.create_task(_keep_expired(second, but=second.worker.id))
             run = await second.ended(sent.run)
             assert (run.status, run.attempt, run.worker_id) == (RunStatus.COMPLETED, 2, second.worker.id)
-            gate.set()
             await asyncio.wait_for(slow.left.wait(), 10)
+            expiring.cancel()
             await checked(second, conversation.id)
             half, whole = (await second.history(conversation.id))[2:]
             assert (half.text, half.status, half.in_context) == ("Half", MessageStatus.INTERRUPTED, False)
@@ -118,6 +117,12 @@ async def test_a_lease_that_ran_out_is_not_enough_for_a_job(database: Database) 
         lease = await advance(first.engine, "worker-z", conversation.id)  # nobody has ever registered worker-x
         assert lease is not None
         assert (lease.run.worker_id, lease.run.attempt) == ("worker-z", 3)
+
+
+async def _keep_expired(parley: Rig, *, but: str) -> None:
+    """Whatever heartbeats say."""
+    while True:
+        await _expire_all_leases(parley, but=but)
 
 
 async def _expire_all_leases(parley: Rig, *, but: str = "") -> None:

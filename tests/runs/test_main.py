@@ -158,7 +158,10 @@ REFUSALS = {
     "no model": ({"DEFAULT_MODEL": "demo/none"}, "demo/none"),
     "older": ({"revision": "0001"}, "is at revision 0001, older than this version; run `python -m db upgrade` first"),
     "newer": ({"revision": "9999"}, "is at revision 9999, which this version does not know"),
-    "no server": ({"DATABASE_URL": "postgresql+asyncpg://me@127.0.0.1:1/none"}, "the database of DATABASE_URL cannot be used"),
+    "no server": (
+        {"DATABASE_URL": "postgresql+asyncpg://me@127.0.0.1:1/none"},
+        "DATABASE_URL: postgresql+asyncpg://me@127.0.0.1:1/none cannot be used: ",
+    ),
 }
 
 
