@@ -30,6 +30,9 @@ async def raise_heads(connection: AsyncConnection, *, after: str, limit: int, no
     raised = {"head_sequence": heads.c.head_sequence + GAP, "fence": heads.c.fence + 1, "list_version": heads.c.list_version + 1}
     statement = update(heads).where(heads.c.conversation_id.in_(ids)).values(raised)
     found = await connection.execute(statement.returning(heads.c.conversation_id, heads.c.head_sequence))
-    reset = [Event(id_, head, now, None, StreamReset(ResetReason.HISTORY_LOST, head)) for id_, head in found.tuples()]
-    await events.append(connection, reset)
+    await events.append(connection, [_reset(row.conversation_id, row.head_sequence, now) for row in found])
     return ids[-1]
+
+
+def _reset(conversation_id: str, sequence: int, now: datetime) -> Event:
+    return Event(conversation_id, sequence, now, None, StreamReset(ResetReason.HISTORY_LOST, sequence))

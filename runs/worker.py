@@ -239,6 +239,7 @@ class Worker:
         idle = frozenset(one for one in held if one.run_id not in self._work)
         self._in_doubt |= {one.conversation_id for one in idle & self._idle}
         self._idle = idle
+        await self._settle_doubts()
 
     async def _watch_lease(self) -> None:
         """Whoever cannot tell the others that it lives must stop: they hold it for dead, and do its work."""
@@ -258,15 +259,18 @@ class Worker:
 
     async def _reconcile(self) -> None:
         """Finds what fell through: a job that was lost, a run whose worker is gone, one that we hold without working on it."""
-        for conversation_id in list(self._in_doubt):
-            await release(self._engine, self.id, conversation_id, working_on=self._work)
-            self._in_doubt.discard(conversation_id)
+        await self._settle_doubts()
         async with self._engine.database.read() as connection:
             found = await runs.unattended(connection)
         left = self._sightings.confirmed(found, now=asyncio.get_running_loop().time())
         room = max(0, self._limits.concurrency - len(self._jobs))
         for one in random.sample(left, min(room, len(left))):  # other workers see the same, and take others first
             self._start(one.conversation_id, lost=one.worker_id)
+
+    async def _settle_doubts(self) -> None:
+        for conversation_id in list(self._in_doubt):
+            await release(self._engine, self.id, conversation_id, working_on=self._work)
+            self._in_doubt.discard(conversation_id)
 
     async def _prune(self) -> None:
         """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, and dead workers."""

@@ -56,10 +56,12 @@ class Mortal(Database):
     keeps_the_last: bool = False
     dead: bool = False
     died: asyncio.Event
+    refused: asyncio.Event  # somebody has asked the dead
 
     def revive(self, *, commits: int = -1, keeps_the_last: bool = False) -> None:
         """It will die at commit number `commits` from now, which happens or not; -1: it lives."""
-        self.commits_left, self.keeps_the_last, self.dead, self.died = commits, keeps_the_last, False, asyncio.Event()
+        self.commits_left, self.keeps_the_last, self.dead = commits, keeps_the_last, False
+        self.died, self.refused = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
     async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
@@ -86,6 +88,7 @@ class Mortal(Database):
 
     def _live(self) -> None:
         if self.dead:
+            self.refused.set()
             raise _nobody_knows()
 
     def kill(self) -> None:

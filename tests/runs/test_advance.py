@@ -130,6 +130,51 @@ async def _expire_all_leases(parley: Rig, *, but: str = "") -> None:
         await connection.execute(update(tables.workers).where(tables.workers.c.id != but).values(lease_expires_at=THEN))
 
 
+# ---- a worker that is cut off
+
+
+async def test_a_worker_that_cannot_renew_its_lease_stops_by_itself_and_lets_go_when_it_can(mortal: Mortal) -> None:
+    """Others hold it for dead by then. If none of them has come, nobody has crashed."""
+    model = Scripted([*text("Half")[:-1], asyncio.Event()])
+    async with rig(mortal, models=Models(model), worker_limits=WorkerLimits(sole=False, lease_s=1, reconcile_s=0.05)) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        sent = await parley.say(conversation.id, "Hi")
+        await until(parley, conversation.id, said("Half"))
+        mortal.kill()
+        await asyncio.wait_for(model.left.wait(), 10)
+        mortal.revive()
+        run = await parley.ended(sent.run)
+        assert (run.status, run.attempt) == (RunStatus.COMPLETED, 1)
+        await checked(parley, conversation.id)
+
+
+async def test_an_outage_that_is_shorter_than_the_lease_is_waited_out(mortal: Mortal) -> None:
+    gate = asyncio.Event()
+    model = Scripted([*text("Half", " and half")[:-2], gate, *text("Half", " and half")[2:], *finished()])
+    async with rig(mortal, models=Models(model), worker_limits=SILENT) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        sent = await parley.say(conversation.id, "Hi")
+        await until(parley, conversation.id, said("Half"))
+        mortal.kill()
+        gate.set()
+        await asyncio.wait_for(mortal.refused.wait(), 10)
+        mortal.revive()
+        run = await parley.ended(sent.run)
+        assert (run.status, run.attempt, len(model.requests)) == (RunStatus.COMPLETED, 1, 1)
+        await checked(parley, conversation.id)
+
+
+async def test_a_run_that_a_worker_holds_without_working_on_it_is_worked_on(database: Database) -> None:
+    """As after a bug that has ended its task."""
+    async with rig(database, models=Models(Scripted()), worker_limits=WorkerLimits(sole=False, lease_s=1, reconcile_s=60)) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        forgetful = replace(parley, engine=replace(parley.engine, dispatcher=Forgetful()))
+        sent = await forgetful.say(conversation.id, "Hi")
+        assert await advance(parley.engine, parley.worker.id, conversation.id) is not None
+        assert (await parley.ended(sent.run)).status is RunStatus.COMPLETED
+        await checked(parley, conversation.id)
+
+
 # ---- a worker that dies
 
 

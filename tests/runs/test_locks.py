@@ -1,0 +1,113 @@
+"""Heads that somebody else has locked, on PostgreSQL: who waits, who does not, and that nobody waits in a circle."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text as sql
+from sqlalchemy import update
+
+from db import heads, tables, workers
+from db.engine import Connection, Database, PostgresLimits
+from runs.worker import WorkerLimits
+from streams.bus import Bus
+from tests.rig import Rig, rig
+from tests.runs.logs import checked, eventually, only, said, until
+from tests.runs.scripted import Models, Scripted, finished, gated
+from vocabulary.messages import MessageType
+from vocabulary.runs import RunStatus
+
+pytestmark = pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+
+PIECES = ("Once ", "upon ", "a ", "time")
+
+
+async def somebody_waits(connection: Connection) -> None:
+    waiting = sql("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    async with asyncio.timeout(20):
+        while not (await connection.execute(waiting)).scalar_one():
+            pass
+
+
+class Talk:
+    """A conversation whose model says one piece more with each gate that is opened."""
+
+    def __init__(self, name: str) -> None:
+        cues, self.gates = gated(*PIECES)
+        self.model = Scripted([*cues, *finished()], handle=f"test/{name}")
+
+    async def begin(self, parley: Rig) -> None:
+        self.conversation = await parley.conversation(model=self.model.handle)
+        self.sent = await parley.say(self.conversation.id, "Hi")
+        await until(parley, self.conversation.id, said("Once "))
+
+    async def end(self, parley: Rig) -> None:
+        for gate in self.gates:
+            gate.set()
+        run = await parley.ended(self.sent.run)
+        assert (run.status, run.attempt) == (RunStatus.COMPLETED, 1)
+        await checked(parley, self.conversation.id)
+        assert only(await parley.history(self.conversation.id), MessageType.ASSISTANT).text == "".join(PIECES)
+
+
+async def test_runs_go_on_while_another_waits_for_its_head_and_nothing_of_that_one_is_lost(database_url: str) -> None:
+    """The one that waits is tried with the next batches, then waits beside them; in the end its words come in their order."""
+    database = Database.open(database_url, postgres=PostgresLimits(idle_in_transaction_s=0, lock_s=0.3))
+    held, *free = talks = [Talk(name) for name in ("held", "free", "other")]
+    async with rig(database, models=Models(*(talk.model for talk in talks))) as parley:
+        for talk in talks:
+            await talk.begin(parley)
+        async with database.write() as holder, database.read() as watching:
+            await heads.lock(holder, held.conversation.id)
+            for gate in held.gates:
+                gate.set()
+            await somebody_waits(watching)
+            for talk in free:
+                await talk.end(parley)
+            await somebody_waits(watching)  # also when it has given up once in between
+        await held.end(parley)
+    await database.close()
+
+
+async def test_a_run_that_is_cut_while_it_waits_for_its_head_writes_nothing_more(database: Database) -> None:
+    cut, free = talks = [Talk("cut"), Talk("free")]
+    limits = WorkerLimits(sole=False, lease_s=1, reconcile_s=60)
+    async with rig(database, models=Models(*(talk.model for talk in talks)), worker_limits=limits) as parley:
+        for talk in talks:
+            await talk.begin(parley)
+        async with parley.engine.log.transaction() as transaction, database.read() as watching:
+            head = await transaction.lock(cut.conversation.id)
+            assert head is not None
+            head.fence += 1
+            await workers.register(transaction.connection, "worker-x", 60)
+            taken = update(tables.runs).where(tables.runs.c.id == cut.sent.run.id).values(worker_id="worker-x")
+            await transaction.connection.execute(taken)
+            cut.gates[0].set()
+            await somebody_waits(watching)
+        await asyncio.wait_for(cut.model.left.wait(), 10)
+        assert not any(said("upon ")(event.payload) for event in await parley.stored(cut.conversation.id))
+        await free.end(parley)
+
+
+async def test_sends_batches_takeovers_heartbeats_and_pruning_together_end_in_no_deadlock(
+    database_url: str, database: Database, bus: Bus
+) -> None:
+    """Two workers that take from each other what they can, and as many who talk as there are connections."""
+    busy = WorkerLimits(sole=False, lease_s=1, reconcile_s=0.02, prune_s=0.02, delta_retention_s=0)
+    impatient = Database.open(database_url, postgres=PostgresLimits(lock_s=2.0))
+    async with rig(database, bus=bus, worker_limits=busy) as one, rig(impatient, worker_limits=busy) as other:
+        talks = [await one.conversation() for _ in range(6)]
+        rounds = [(parley, talk.id) for talk in talks for parley in (one, other) for _ in range(5)]
+        sent = await asyncio.gather(*(parley.say(talk, "Tell me more of it") for parley, talk in rounds))
+
+        async def all_have_ended() -> bool:
+            async with database.read() as connection:
+                live = "SELECT count(*) FROM runs WHERE status IN ('QUEUED', 'RUNNING')"
+                return (await connection.execute(sql(live))).scalar_one() == 0
+
+        await eventually(all_have_ended)
+        assert len(sent) == 60
+        async with database.read() as connection:
+            await connection.execute(sql("SELECT pg_stat_force_next_flush()"))
+            deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+            assert (await connection.execute(sql(deadlocks))).scalar_one() == 0
+    await impatient.close()
