@@ -10,10 +10,9 @@ import pytest_asyncio
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import DBAPIError
 
 from db import conversations
-from db.engine import Database
+from db.engine import Database, DatabaseUnusable
 from db.migrate import DatabaseTooNew, upgrade
 from db.tables import metadata
 from tests.db.rows import stored_conversation
@@ -97,7 +96,7 @@ async def test_a_database_of_a_newer_version_is_left_alone(database: Database) -
 async def test_an_upgrade_that_fails_leaves_nothing_behind(empty: Database) -> None:
     async with empty.write() as connection:
         await connection.execute(text("CREATE TABLE steps (id INTEGER)"))
-    with pytest.raises(DBAPIError, match="steps"):
+    with pytest.raises(DatabaseUnusable, match="steps"):
         await upgrade(empty)
     async with empty.write() as connection:
         assert set(await connection.run_sync(lambda c: inspect(c).get_table_names())) == {"steps"}
