@@ -271,6 +271,8 @@ async def test_every_kind_of_event_and_message_is_in_the_story(story: Story) -> 
     assert {payload["message"]["type"] for payload in payloads if "message" in payload} == TYPES
     assert {payload["toolCall"]["state"] for payload in payloads if "toolCall" in payload} == {
         "STREAMING",
+        "PENDING",
+        "INTERRUPTED",
         "RUNNING",
         "COMPLETED",
         "FAILED",

@@ -68,7 +68,7 @@ async def test_a_newcomer_follows_an_answer_stops_in_its_middle_and_gets_the_res
         await execute(window, '"appliedThroughSequence"')
 
         await page.bring_to_front()
-        await page.wait_for_function("shown => document.querySelector(shown).CodeMirror.getValue().includes('word2')", arg=SHOWN)
+        await page.wait_for_function("shown => document.querySelector(shown).CodeMirror.getValue().includes('\" word2\"')", arg=SHOWN)
         await page.screenshot(path=tmp_path / "following.png")
         (socket,) = sockets
         async with socket.expect_event("close"):

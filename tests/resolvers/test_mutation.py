@@ -119,7 +119,7 @@ SAID = [{"text": "hello"}]
         ({"messages": [*SAID, {}]}, {"code": "BAD_USER_INPUT", "argument": "input.messages[1].text"}),
         ({"messages": SAID, "waitSeconds": 601}, {"code": "BAD_USER_INPUT", "argument": "input.waitSeconds"}),
         ({"messages": SAID, "overrideModel": "none/such"}, {"code": "MODEL_NOT_FOUND", "model": "none/such"}),
-        ({"messages": SAID, "conversationId": new_id(Noun.CONVERSATION)}, {"code": "NOT_FOUND"}),
+        ({"messages": SAID, "conversationId": "conv-00000000-0000-7000-8000-000000000000"}, {"code": "NOT_FOUND"}),
         ({"messages": SAID, "conversationId": "nonsense"}, {"code": "NOT_FOUND"}),
         ({"messages": [{"content": [{"text": "a", "image": {"url": "https://x"}}]}]}, {"code": "BAD_USER_INPUT"}),
         ({"messages": [{"content": [{"text": None}]}]}, {"code": "BAD_USER_INPUT"}),

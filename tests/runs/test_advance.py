@@ -214,7 +214,7 @@ async def test_a_tool_call_without_a_return_is_answered_and_not_run_again(mortal
         returned = only(history, MessageType.TOOL_RETURN).body
         assert isinstance(returned, ToolReturnBody)
         assert {(item.status, item.output) for item in returned.tool_returns} == {(ToolReturnStatus.ERROR, OUTCOME_UNKNOWN)}
-        assert call_states(log) == ["INTERRUPTED"] * 6
+        assert call_states(log) == ["INTERRUPTED"] * 8
         [asked] = model.requests
         assert [type(turn) for turn in asked.history] == [UserTurn, ToolCallTurn, ToolReturnTurn]
 

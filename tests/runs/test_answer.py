@@ -112,8 +112,9 @@ def test_calls_of_a_step_share_one_message_that_is_closed_when_all_is_said() -> 
         ("clock", '{"a": 1}', "x", ToolSource.BUILTIN, ToolCallState.PENDING),
         ("theirs", "{}", None, ToolSource.MCP, ToolCallState.PENDING),
     ]
-    assert [type(write) for write in writes] == [Open, Call, Append, Call, Append, Append, Close]
-    assert [(write.tool_call.state, write.stored) for write in writes if isinstance(write, Call)] == [(ToolCallState.STREAMING, False)] * 2
+    assert [type(write) for write in writes] == [Open, Call, Append, Call, Append, Append, Call, Call, Close]
+    told = [(write.tool_call.state, write.stored) for write in writes if isinstance(write, Call)]
+    assert told == [(ToolCallState.STREAMING, False)] * 2 + [(ToolCallState.PENDING, False)] * 2
     offsets = {write.tool_call_id: write.offset for write in writes if isinstance(write, Append)}
     assert list(offsets.values()) == [4, 0]
 

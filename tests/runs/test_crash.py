@@ -122,7 +122,7 @@ async def test_after_a_kill_in_a_tool_it_is_not_run_again(provider: Provider, da
         run = await _ended(parley, begun["runs"][0])
         assert (run.status, run.attempt, blows) == (RunStatus.COMPLETED, 2, [])
         log, history = await checked(parley, begun["conversation"]), await parley.history(begun["conversation"])
-        assert call_states(log) == ["INTERRUPTED"] * 3
+        assert call_states(log) == ["INTERRUPTED"] * 4
         returned = only(history, MessageType.TOOL_RETURN).body
         assert isinstance(returned, ToolReturnBody)
         assert (returned.tool_returns[0].status, history[-1].text) == (ToolReturnStatus.ERROR, "So be it.")
