@@ -9,10 +9,12 @@ from dataclasses import replace
 from bench.figures import Figure
 from bench.ground import Ground
 from bench.speakers import WORD, Torrent
+from db import workers
 from runs.advance import advance
 from runs.dispatch import LocalDispatcher
+from runs.pen import Pen
 from runs.send import InputRole, NewMessage, Send, send
-from runs.writer import Pen, Writer
+from runs.writer import Writer
 from runs.writes import Append
 from tests.rig import TENANT, Rig
 from tests.runs.scripted import Models
@@ -21,6 +23,7 @@ from vocabulary.ids import Noun, new_id
 from vocabulary.messages import MessageType, TextPart
 from vocabulary.runs import TERMINAL_STATUSES
 
+OURSELVES = "worker-of-the-benchmark"
 MANY = 200
 DELTAS = 40_000
 LONGEST_S = 120.0
@@ -31,6 +34,8 @@ async def append(ground: Ground) -> list[Figure]:
     for kind in ground.kinds:
         model = Torrent()
         async with ground.engine(kind, Models(model)) as parley:
+            async with parley.engine.log.transaction() as transaction:
+                await workers.register(transaction.connection, OURSELVES, lease_s=3600)
             await _stored_per_s(parley, 2, 1000)  # statements are compiled once
             for conversations in (1, MANY):
                 stored = await _stored_per_s(parley, conversations, DELTAS)
@@ -67,7 +72,7 @@ async def _held(parley: Rig, writer: Writer) -> Pen:
     conversation = await parley.conversation()
     message = NewMessage(role=InputRole.USER, content=(TextPart("Go."),))
     await send(unheard, TENANT, Send(conversation_id=conversation.id, messages=(message,)))
-    lease = await advance(unheard, parley.worker.id, conversation.id)
+    lease = await advance(unheard, OURSELVES, conversation.id)
     assert lease is not None, "nobody else was told of this run"
     return Pen(lease, writer)
 

@@ -116,8 +116,8 @@ def batch(rows: ColumnElement[Any], columns: Mapping[str, TypeEngine[Any]], *, n
 
 
 async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Any number of rows with a value for every column. On PostgreSQL one statement with an array per column: a statement per row,
-    which is what many parameters become there, costs the server three times as much.
+    """Any number of rows with a value for every column. On PostgreSQL one statement with an array per column: appending is 1.3 to 1.6
+    times as fast as with a statement per row, which is what many parameters become there.
     """
     if connection.dialect.name != "postgresql":
         await connection.execute(insert(table), rows)

@@ -1,7 +1,7 @@
 """Procrastinate's schema, installed and brought up by migrations of ours from the files of the pinned package.
 
 Which of its migrations a database has is written as a comment on its jobs table, since Procrastinate keeps no record of its own. See
-docs/decisions/0006-jobs.md for how its version is raised.
+docs/decisions/0007-jobs.md for how its version is raised.
 """
 
 from importlib import resources

@@ -13,9 +13,9 @@ from runs import state
 from runs.answer import Answer
 from runs.close import Ending
 from runs.engine import Engine
+from runs.pen import Pen
 from runs.prompt import turns
 from runs.tools import ServerTool, answer
-from runs.writer import Pen
 from runs.writes import Call, EndStep, StartStep, Whole
 from vocabulary.conversations import Agent
 from vocabulary.ids import Noun, new_id

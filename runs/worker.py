@@ -20,8 +20,9 @@ from runs.advance import Lease, advance, fail, hand_over, release
 from runs.close import Ending
 from runs.engine import Engine
 from runs.loop import load
+from runs.pen import LeaseLost, Pen, WriteRefused
 from runs.sightings import Sightings
-from runs.writer import LeaseLost, Pen, Writer, WriteRefused
+from runs.writer import Writer
 from vocabulary.ids import Noun, new_id
 from vocabulary.runs import RunError, RunErrorType, RunStatus, StopReason
 

@@ -9,160 +9,24 @@ After a commit whose outcome is unknown the log says whether it happened: nothin
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import chain, repeat
 
 import structlog
 
 from db import conversations, events, heads, messages, runs
 from db.engine import Connection, DatabaseError, is_refusal
-from db.events import Probe
-from db.heads import Claim, Granted, Grants
-from runs.advance import Lease
+from runs.batch import Attempt, Part, doubts_of, sorted_out
 from runs.engine import Engine
-from runs.writes import Append, EndStep, Rows, Write, lay_out, ordinals
+from runs.pen import LeaseLost, Pen, WriteRefused
+from runs.writes import Rows, lay_out
 from streams.log import Transaction
 from vocabulary.conversations import ConversationStatus
 from vocabulary.events import ConversationChanged, Event
 
 log = structlog.get_logger()
 
-_LONGEST_PART = 1000  # writes of one run in one batch
 _RETRY_S = (0.05, 0.2, 1.0)
 _MOST_SKIPS = 5
-
-
-class LeaseLost(Exception):
-    """Somebody else has ended this run, or goes on with it."""
-
-
-class WriteRefused(Exception):
-    """The database will not take what this run wrote; no repetition would change that."""
-
-
-class Pen:
-    """One run's way to the writer. Writing never waits for the database; `flush` and `room` do."""
-
-    def __init__(self, lease: Lease, writer: "Writer") -> None:
-        self.lease = lease
-        self.write_number = 0
-        self.places: dict[str, int] = {}
-        self.waiting: list[Write] = []
-        self.failure: Exception | None = None
-        self._writer = writer
-        self._progress = asyncio.Event()
-        self._in_flight = 0
-
-    @property
-    def conversation_id(self) -> str:
-        return self.lease.run.conversation_id
-
-    def write(self, *writes: Write) -> None:
-        """Raises LeaseLost or WriteRefused when an earlier write has failed."""
-        if self.failure is not None:
-            raise self.failure
-        for write in writes:
-            self._add(write)
-        self._writer.expect(self)
-
-    def _add(self, write: Write) -> None:
-        if isinstance(write, Append) and self.waiting and isinstance(last := self.waiting[-1], Append) and (together := last.joined(write)):
-            self.waiting[-1] = together
-        else:
-            self.waiting.append(write)
-
-    async def flush(self) -> None:
-        """Returns when everything written so far is committed. Raises LeaseLost, WriteRefused."""
-        while self.failure is None and (self.waiting or self._in_flight):
-            await self._progress.wait()
-        if self.failure is not None:
-            raise self.failure
-
-    async def room(self) -> None:
-        """Waits while this run is too far ahead of the database."""
-        while self.failure is None and len(self.waiting) > _LONGEST_PART:
-            await self._progress.wait()
-
-    def take(self) -> list[Write]:
-        part, self.waiting = self.waiting[:_LONGEST_PART], self.waiting[_LONGEST_PART:]
-        self._in_flight = len(part)
-        return part
-
-    def settled(self) -> None:
-        self._in_flight = 0
-        self.write_number += 1
-        self._wake()
-
-    def failed(self, failure: Exception) -> None:
-        self.failure = failure
-        self.waiting.clear()
-        self._wake()
-
-    def _wake(self) -> None:
-        progress, self._progress = self._progress, asyncio.Event()
-        progress.set()
-
-
-@dataclass(slots=True, eq=False)
-class _Part:
-    """What one run has in one batch. `doubt`: the last try to commit it, whose outcome nobody has told us."""
-
-    pen: Pen
-    writes: Sequence[Write]
-    skips: int = 0
-    done: bool = False
-    doubt: "_Attempt | None" = None
-
-    @property
-    def ends(self) -> bool:
-        return isinstance(last := self.writes[-1], EndStep) and last.run.ended
-
-    def claim(self) -> Claim:
-        """A part that ends its run takes one number more, for the conversation."""
-        return Claim(
-            conversation_id=self.pen.conversation_id,
-            run_id=self.pen.lease.run.id,
-            fence=self.pen.lease.fence,
-            write_number=self.pen.write_number,
-            sequences=len(self.writes) + self.ends,
-            ordinals=ordinals(self.writes),
-        )
-
-    def settle(self) -> None:
-        if not self.done:
-            self.done = True
-            self.pen.settled()
-
-    def fail(self, failure: Exception) -> None:
-        if not self.done:
-            self.done = True
-            self.pen.failed(failure)
-
-
-@dataclass(slots=True, eq=False)
-class _Attempt:
-    """One try to commit. `surfaced`: earlier tries that turned out to have happened. `dead`: known never to have happened."""
-
-    transaction: Transaction
-    granted: dict[_Part, Granted]
-    skipped: list[_Part]
-    lost: list[_Part]
-    surfaced: list["_Attempt"] = field(default_factory=list["_Attempt"])
-    dead: bool = False
-
-    def remember(self) -> None:
-        """Should the outcome of the commit be unknown, this is what it would have been. Whoever was granted its head once more, with
-        its write number as it was, knows that what was tried before has failed for good.
-        """
-        for part in self.granted:
-            if part.doubt is not None:
-                part.doubt.dead = True
-            part.doubt = self
-
-    def probe(self) -> Probe:
-        """A number that only this try, of all that its run has written, can have given to its run: if that is in the log, so is all."""
-        part, first = next(iter(self.granted.items()))
-        return Probe(part.pen.conversation_id, first.first_sequence, part.pen.lease.run.id)
 
 
 class Writer:
@@ -171,8 +35,8 @@ class Writer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._pens: dict[Pen, None] = {}  # an ordered set: who has something to write
-        self._skipped: list[_Part] = []
-        self._stuck: deque[_Part] = deque()  # skipped too often: these wait for their locks, one after the other
+        self._skipped: list[Part] = []
+        self._stuck: deque[Part] = deque()  # skipped too often: these wait for their locks, one after the other
         self._behind: set[Pen] = set()  # whose last part is skipped or stuck: what follows it must wait
         self._expected = asyncio.Event()
         self._waiting_for_locks = False
@@ -192,16 +56,16 @@ class Writer:
                     if self._stuck and not self._waiting_for_locks:
                         tasks.create_task(self._wait_for_locks(), name="writer of what was skipped too often")
 
-    def _batch(self) -> list[_Part]:
+    def _batch(self) -> list[Part]:
         """What was skipped, then what is new of all others, in the order in which heads are locked."""
         ready = [pen for pen in self._pens if pen not in self._behind]
-        parts = [*self._skipped, *(_Part(pen, pen.take()) for pen in ready if pen.waiting)]
+        parts = [*self._skipped, *(Part(pen, pen.take()) for pen in ready if pen.waiting)]
         self._behind.difference_update(part.pen for part in self._skipped)
         self._skipped = []
         self._pens = {pen: None for pen in self._pens if pen in self._behind or pen.waiting}
         return sorted(parts, key=lambda part: part.pen.conversation_id)
 
-    def _put_off(self, part: _Part) -> None:
+    def _put_off(self, part: Part) -> None:
         """Into the next batch; when that has been tried often enough, to where it may wait without anybody behind it."""
         part.skips += 1
         self._behind.add(part.pen)
@@ -223,7 +87,7 @@ class Writer:
                 self._expected.set()
         self._waiting_for_locks = False
 
-    async def _commit(self, parts: Sequence[_Part], *, patient: bool = False) -> list[_Part]:
+    async def _commit(self, parts: Sequence[Part], *, patient: bool = False) -> list[Part]:
         """Tries until the parts are committed, refused or lost. Waits out a database that is away. Answers what was skipped.
 
         `patient`: waits for locks, and gives up for now when that takes too long.
@@ -240,8 +104,8 @@ class Writer:
                 break
         return [part for part in parts if not part.done]
 
-    async def _try(self, parts: Sequence[_Part], *, patient: bool) -> list[_Part]:
-        if doubts := _doubts(parts):
+    async def _try(self, parts: Sequence[Part], *, patient: bool) -> list[Part]:
+        if doubts := doubts_of(parts):
             async with self._engine.database.read() as connection:
                 self._happened(await self._found(connection, doubts))
         left = [part for part in parts if not part.done]
@@ -255,28 +119,28 @@ class Writer:
             part.fail(LeaseLost(part.pen.lease.run.id))
         return attempt.skipped
 
-    async def _attempt(self, parts: Sequence[_Part], *, patient: bool) -> _Attempt:
+    async def _attempt(self, parts: Sequence[Part], *, patient: bool) -> Attempt:
         async with self._engine.log.transaction() as transaction:
             grants = await heads.grant(transaction.connection, [part.claim() for part in parts], patient=patient)
-            attempt = _sorted_out(parts, grants, transaction)
-            if doubts := _doubts(attempt.lost):
+            attempt = sorted_out(parts, grants, transaction)
+            if doubts := doubts_of(attempt.lost):
                 attempt.surfaced = await self._found(transaction.connection, doubts)
             if attempt.granted:
                 await self._store(attempt)
             attempt.remember()
         return attempt
 
-    async def _found(self, connection: Connection, doubts: Sequence[_Attempt]) -> list[_Attempt]:
+    async def _found(self, connection: Connection, doubts: Sequence[Attempt]) -> list[Attempt]:
         found = await events.found(connection, [doubt.probe() for doubt in doubts])
         return [doubt for doubt in doubts if doubt.probe() in found]
 
-    def _happened(self, surfaced: Sequence[_Attempt]) -> None:
+    def _happened(self, surfaced: Sequence[Attempt]) -> None:
         for attempt in surfaced:
             self._engine.log.announce(attempt.transaction)
             for part in attempt.granted:
                 part.settle()
 
-    async def _store(self, attempt: _Attempt) -> None:
+    async def _store(self, attempt: Attempt) -> None:
         transaction, rows = attempt.transaction, Rows()
         for part, first in attempt.granted.items():
             lay_out(
@@ -309,26 +173,10 @@ class Writer:
             if conversation.status is ConversationStatus.RUNNING:  # somebody waits in line
                 await self._engine.dispatcher.defer(transaction, conversation.id)
 
-    async def _divide(self, parts: Sequence[_Part], error: Exception) -> list[_Part]:
+    async def _divide(self, parts: Sequence[Part], error: Exception) -> list[Part]:
         """One run's data must not stop the others of its batch."""
         if len(parts) == 1:
             log.error("what a run wrote was refused", run_id=parts[0].pen.lease.run.id, error=str(error))
             parts[0].fail(WriteRefused(str(error)))
             return []
         return [left for part in parts if not part.done for left in await self._commit([part])]
-
-
-def _doubts(parts: Sequence[_Part]) -> list[_Attempt]:
-    return list(dict.fromkeys(part.doubt for part in parts if not part.done and part.doubt is not None and not part.doubt.dead))
-
-
-def _sorted_out(parts: Sequence[_Part], grants: Grants, transaction: Transaction) -> _Attempt:
-    granted: dict[_Part, Granted] = {}
-    skipped: list[_Part] = []
-    lost: list[_Part] = []
-    for part in parts:
-        if (first := grants.granted.get(part.pen.conversation_id)) is not None:
-            granted[part] = first
-        else:
-            (skipped if part.pen.conversation_id in grants.skipped else lost).append(part)
-    return _Attempt(transaction, granted, skipped, lost)

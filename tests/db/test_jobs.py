@@ -34,7 +34,7 @@ async def test_the_function_and_its_type_are_those_that_we_call(database: Databa
 
 
 def test_the_version_is_the_one_that_this_was_written_for(postgres_to_copy: object) -> None:  # noqa: ARG001
-    """Raising it: docs/decisions/0006-jobs.md."""
+    """Raising it: docs/decisions/0007-jobs.md."""
     assert version("procrastinate") == "3.10.0"
 
 
