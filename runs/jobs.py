@@ -64,7 +64,7 @@ class Jobs:
 
     def _app(self) -> App:
         app = App(connector=jobs.connector(self._database.url))
-        app.job_manager = _Attentive(app.connector)
+        app.job_manager = AttentiveManager(app.connector)
         app.task(name=ADVANCE, queue=QUEUE)(self._worker.advance)
 
         # Procrastinate watches over the tasks of its worker only while it has something periodic to do.
@@ -82,7 +82,7 @@ class Jobs:
                 removed = await jobs.remove_abandoned(connection, silent_s=_SILENT_S, limit=_REMOVED_AT_ONCE)
 
 
-class _Attentive(JobManager):
+class AttentiveManager(JobManager):
     """Looks again when a job was announced while it looked: the worker forgets announcements that come before it has its answer,
     and would find such a job only with its next poll, seconds later.
     """

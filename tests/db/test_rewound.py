@@ -10,6 +10,7 @@ import pytest
 from db import events, heads
 from db.__main__ import rewound
 from db.engine import Database
+from db.heads import Claim, Grants
 from db.migrate import DatabaseTooOld
 from db.rewound import GAP, raise_heads
 from runs.worker import WorkerLimits
@@ -98,6 +99,14 @@ async def test_a_call_that_was_interrupted_is_made_again_from_the_start(database
         page = await events.read(connection, ids[0], after=4, mode=DeltaMode.COALESCED, limit=10)
     assert page is not None
     assert [event.sequence for event in page.events] == [3 + GAP, 3 + 2 * GAP]
+
+
+async def test_who_has_lived_through_the_loss_writes_nothing_more(database: Database) -> None:
+    conversation = await stored_conversation(database, active_run_id="run-1", fence=3, write_number=5, head_sequence=10)
+    claim = Claim(conversation_id=conversation.id, run_id="run-1", fence=3, write_number=5, sequences=1, ordinals=0)
+    await rewound(database)
+    async with database.write() as connection:
+        assert await heads.grant(connection, [claim]) == Grants({}, frozenset())
 
 
 async def test_a_database_without_our_tables_is_refused(tmp_path: Path) -> None:

@@ -1,19 +1,25 @@
 """What every dispatcher promises, and what only jobs in a database can."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
+from typing import Any
 
+import asyncpg
 import pytest
-from sqlalchemy import text
+from procrastinate import App
+from procrastinate.testing import InMemoryConnector
+from sqlalchemy import make_url, text
 
 from db.engine import Database
 from runs.dispatch import LocalDispatcher
 from runs.engine import Dispatcher
-from runs.jobs import JobDispatcher, Jobs
+from runs.jobs import AttentiveManager, JobDispatcher, Jobs
 from streams.bus import MemoryBus
 from streams.log import Log
 from tests.rig import utc_now
+from tests.runs.logs import eventually
+from tests.servers import execute
 
 DEADLINE_S = 30
 on_postgresql = pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
@@ -155,12 +161,56 @@ async def test_jobs_are_taken_again_after_the_database_has_cut_every_connection(
 
 
 @on_postgresql
-async def test_a_job_that_comes_while_the_worker_looks_in_vain_does_not_wait_for_its_next_look(
-    log: Log, dispatcher: Dispatcher, recorder: Recorder
+async def test_who_cannot_listen_any_more_starts_anew(
+    postgres_url: str, database: Database, log: Log, dispatcher: Dispatcher, recorder: Recorder
 ) -> None:
-    """One after the other, each as soon as the one before it was taken: just when the worker looks for more. Its own pace is 5 s."""
-    async with asyncio.timeout(DEADLINE_S):
-        for number in range(60):
-            await ask(log, dispatcher, f"conv-{number}")
-            async with asyncio.timeout(4):
-                assert await recorder.called.get() == f"conv-{number}"
+    """The server was away for a moment in which nobody looked for jobs, and only the listener noticed."""
+    name = database.url.database
+    await eventually(lambda: _listens(postgres_url, name))
+    await execute(postgres_url, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+    await execute(postgres_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    await execute(postgres_url, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    await eventually(lambda: _listens(postgres_url, name), seconds=DEADLINE_S)
+    await ask(log, dispatcher, "conv-1")
+    assert await recorder.next() == "conv-1"
+
+
+async def _listens(server: str, name: str | None) -> bool:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND query LIKE 'LISTEN%'"
+    connection = await asyncpg.connect(make_url(server).set(drivername="postgresql").render_as_string(hide_password=False))
+    try:
+        return bool(await connection.fetchval(query, name))
+    finally:
+        await connection.close()
+
+
+class SlowToAnswer(InMemoryConnector):
+    """Finds no job, and says so only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def fetch_job_one(self, queues: Iterable[str] | None, worker_id: int) -> dict[str, Any]:
+        found = await super().fetch_job_one(queues, worker_id)
+        self.looked.set()
+        await self.may_answer.wait()
+        return found
+
+
+async def test_a_job_that_is_announced_while_the_worker_looks_in_vain_does_not_wait_for_its_next_look() -> None:
+    connector, done = SlowToAnswer(), asyncio.Event()
+    app = App(connector=connector)
+    app.job_manager = AttentiveManager(connector)
+
+    @app.task(name="a task")
+    async def task() -> None:
+        done.set()
+
+    async with app.open_async():
+        working = asyncio.create_task(app.run_worker_async(fetch_job_polling_interval=3600, install_signal_handlers=False))
+        await connector.looked.wait()
+        await task.defer_async()
+        connector.may_answer.set()
+        await asyncio.wait_for(done.wait(), 10)
+        await stopped(working)

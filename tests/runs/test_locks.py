@@ -1,6 +1,8 @@
 """Heads that somebody else has locked, on PostgreSQL: who waits, who does not, and that nobody waits in a circle."""
 
 import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import text as sql
@@ -11,6 +13,7 @@ from db.engine import Connection, Database, PostgresLimits
 from runs.worker import WorkerLimits
 from streams.bus import Bus
 from tests.rig import Rig, rig
+from tests.runs.doubt import Doubtful, Fate
 from tests.runs.logs import checked, eventually, only, said, until
 from tests.runs.scripted import Models, Scripted, finished, gated
 from vocabulary.messages import MessageType
@@ -86,6 +89,48 @@ async def test_a_run_that_is_cut_while_it_waits_for_its_head_writes_nothing_more
         await asyncio.wait_for(cut.model.left.wait(), 10)
         assert not any(said("upon ")(event.payload) for event in await parley.stored(cut.conversation.id))
         await free.end(parley)
+
+
+class Staged(Doubtful):
+    """Stops before the first commit of the writer that carries several runs, with its locks."""
+
+    reached: asyncio.Event
+    may_go_on: asyncio.Event
+
+    @asynccontextmanager
+    async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
+        async with super().write(committed) as connection:
+            yield connection
+            if self.whose == "writer" and (task := asyncio.current_task()) and task.get_name().startswith("writer"):
+                self.reached.set()
+                await self.may_go_on.wait()
+
+
+async def test_what_was_skipped_after_a_doubt_is_not_taken_for_written_because_its_neighbour_was(database_url: str) -> None:
+    """Two runs in one batch that was lost; then one is skipped and the other is written, at the very numbers of the lost try, in doubt."""
+    database = Staged.open(database_url)
+    assert isinstance(database, Staged)
+    database.reached, database.may_go_on = asyncio.Event(), asyncio.Event()
+    another = Database.open(database_url)
+    talks = [Talk("one"), Talk("other")]
+    async with rig(database, models=Models(*(talk.model for talk in talks))) as parley:
+        for talk in talks:
+            await talk.begin(parley)
+        first, second = sorted(talks, key=lambda talk: talk.conversation.id)
+        for talk in talks:
+            talk.gates[0].set()
+        database.whose, database.fates = "writer", iter([Fate.LOST, Fate.KEPT])
+        await database.reached.wait()
+        async with another.write() as holder, database.read() as watching:
+            holding = asyncio.create_task(heads.lock(holder, second.conversation.id))
+            await somebody_waits(watching)
+            database.may_go_on.set()
+            await holding
+            await until(parley, first.conversation.id, said("upon "))
+        for talk in talks:
+            await talk.end(parley)
+    await another.close()
+    await database.close()
 
 
 async def test_sends_batches_takeovers_heartbeats_and_pruning_together_end_in_no_deadlock(
