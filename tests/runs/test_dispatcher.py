@@ -17,7 +17,7 @@ from runs.engine import Dispatcher
 from runs.jobs import AttentiveManager, JobDispatcher, Jobs
 from streams.bus import MemoryBus
 from streams.log import Log
-from tests.rig import utc_now
+from tests.rig import rig, utc_now
 from tests.runs.logs import eventually
 from tests.servers import execute
 
@@ -169,10 +169,15 @@ async def test_who_cannot_listen_any_more_starts_anew(
     await eventually(lambda: _listens(postgres_url, name))
     await execute(postgres_url, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
     await execute(postgres_url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    await eventually(_nobody_tries_to_listen)
     await execute(postgres_url, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     await eventually(lambda: _listens(postgres_url, name), seconds=DEADLINE_S)
     await ask(log, dispatcher, "conv-1")
     assert await recorder.next() == "conv-1"
+
+
+async def _nobody_tries_to_listen() -> bool:
+    return not [task for task in asyncio.all_tasks() if task.get_name() == "listener"]
 
 
 async def _listens(server: str, name: str | None) -> bool:
@@ -182,6 +187,18 @@ async def _listens(server: str, name: str | None) -> bool:
         return bool(await connection.fetchval(query, name))
     finally:
         await connection.close()
+
+
+@on_postgresql
+async def test_a_job_that_reaches_a_worker_as_it_leaves_is_for_another(database: Database, recorder: Recorder) -> None:
+    async with rig(database, works=False) as parley:
+        leaving = asyncio.create_task(parley.worker.run())
+        await parley.worker.ready.wait()
+        await stopped(leaving)
+        await parley.worker.advance("conv-1")
+    serving = asyncio.create_task(Jobs(database, recorder, concurrency=2).run())
+    assert await recorder.next() == "conv-1"
+    await stopped(serving)
 
 
 class SlowToAnswer(InMemoryConnector):
