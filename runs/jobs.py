@@ -60,6 +60,9 @@ class Jobs:
                     )
             except JobsError as error:
                 log.warning("jobs cannot be taken; trying again", error=str(error))
+            # The worker may take a cancellation for its sign to stop, and keep it to itself.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError
             await asyncio.sleep(_RESTART_S * random.uniform(0.5, 1.5))
 
     def _app(self) -> App:
