@@ -9,6 +9,7 @@ N = TypeVar("N", int, float)
 
 MAX_NAME = 255
 MAX_TEXT = 1_000_000
+MAX_DESCRIPTION = 10_000
 
 _MAX_ID = 64
 

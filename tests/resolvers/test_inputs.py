@@ -9,21 +9,16 @@ from strawberry import ID
 
 from resolvers.arguments import BadUserInput
 from resolvers.context import NotFound
-from resolvers.inputs import new_agent, new_conversation, send_request, wait_s
+from resolvers.inputs.agents import new_agent
+from resolvers.inputs.conversations import new_conversation
+from resolvers.inputs.sending import send_request, wait_s
 from runs.agents import NewAgent
 from runs.send import BusyPolicy, InputRole, NewMessage
 from schema import enums
-from schema.inputs import (
-    AgentToolInput,
-    BlockInput,
-    ContentPartInput,
-    CreateAgentInput,
-    CreateConversationInput,
-    ImageInput,
-    MessageInput,
-    ModelSettingsInput,
-    SendMessageInput,
-)
+from schema.inputs.agents import AgentToolInput, BlockInput, CreateAgentInput
+from schema.inputs.conversations import CreateConversationInput
+from schema.inputs.sending import ContentPartInput, ImageInput, MessageInput, SendMessageInput
+from schema.inputs.settings import ModelSettingsInput
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import ImagePart, TextPart
 from vocabulary.model_settings import ModelSettings

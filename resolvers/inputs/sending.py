@@ -1,0 +1,85 @@
+"""What sending is given, checked against its documented ranges and turned into the engine's request. Null means the default, too."""
+
+import re
+
+from resolvers.arguments import MAX_NAME, MAX_TEXT, BadUserInput, amount, number, optional_text, text, well_formed
+from resolvers.context import NotFound
+from resolvers.inputs.retries import hashed
+from resolvers.inputs.settings import model_settings
+from runs.send import NewMessage, Send
+from schema.inputs.sending import ContentPartInput, ImageInput, MessageInput, SendMessageInput
+from vocabulary.ids import Noun
+from vocabulary.messages import ContentPart, ImagePart, InputRole, TextPart
+from vocabulary.runs import BusyPolicy
+
+MAX_MESSAGES = 100
+MAX_STEPS = 1000
+MAX_WAIT_S = 600
+_MAX_PARTS = 100
+_MAX_LINK = 8192
+_MAX_DATA_URL = 5_000_000
+_MEDIA_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+")
+
+
+def send_request(given: SendMessageInput) -> Send:
+    if not well_formed(given.conversation_id, Noun.CONVERSATION):
+        raise NotFound(given.conversation_id)
+    amount("input.messages", len(given.messages), "messages", 1, MAX_MESSAGES)
+    request = Send(
+        conversation_id=given.conversation_id,
+        messages=tuple(_message(f"input.messages[{i}]", message) for i, message in enumerate(given.messages)),
+        idempotency_key=optional_text("input.idempotencyKey", given.idempotency_key),
+        group_id=optional_text("input.groupId", given.group_id),
+        when_busy=given.when_busy or BusyPolicy.ENQUEUE,
+        max_steps=number("input.maxSteps", 50 if given.max_steps is None else given.max_steps, 1, MAX_STEPS),
+        override_model=optional_text("input.overrideModel", given.override_model),
+        override_model_settings=model_settings("input.overrideModelSettings", given.override_model_settings),
+        override_system=optional_text("input.overrideSystem", given.override_system, at_least=0, at_most=MAX_TEXT),
+    )
+    return hashed(request)
+
+
+def wait_s(given: SendMessageInput) -> int:
+    return number("input.waitSeconds", given.wait_seconds or 0, 0, MAX_WAIT_S)
+
+
+def _message(path: str, given: MessageInput) -> NewMessage:
+    role = given.role or InputRole.USER
+    content = _content(path, given)
+    if role is InputRole.SYSTEM and not all(isinstance(part, TextPart) for part in content):
+        raise BadUserInput(f"{path}.content", "of a SYSTEM message must be text")
+    if role is InputRole.SYSTEM and given.sender is not None:
+        raise BadUserInput(f"{path}.sender", "is for USER messages")
+    return NewMessage(
+        role=role,
+        content=content,
+        client_message_id=optional_text(f"{path}.clientMessageId", given.client_message_id),
+        sender=optional_text(f"{path}.sender", given.sender),
+    )
+
+
+def _content(path: str, given: MessageInput) -> tuple[ContentPart, ...]:
+    if (given.text is None) == (given.content is None):
+        raise BadUserInput(f"{path}.text", "or content must be given, and not both")
+    if given.text is not None:
+        return (TextPart(text(f"{path}.text", given.text, at_most=MAX_TEXT)),)
+    parts = given.content or []
+    amount(f"{path}.content", len(parts), "pieces", 1, _MAX_PARTS)
+    content = tuple(_part(f"{path}.content[{i}]", part) for i, part in enumerate(parts))
+    amount(f"{path}.content", sum(len(part.text) for part in content if isinstance(part, TextPart)), "characters", 0, MAX_TEXT)
+    return content
+
+
+def _part(path: str, given: ContentPartInput) -> ContentPart:
+    if given.image is not None:
+        return _image(f"{path}.image", given.image)
+    return TextPart(text(f"{path}.text", given.text or "", at_most=MAX_TEXT))
+
+
+def _image(path: str, given: ImageInput) -> ImagePart:
+    is_data = given.url.startswith("data:image/")
+    if not (is_data or given.url.startswith(("https://", "http://"))):
+        raise BadUserInput(f"{path}.url", "must begin with https://, http:// or data:image/")
+    if given.media_type is not None and not (_MEDIA_TYPE.fullmatch(given.media_type) and len(given.media_type) <= MAX_NAME):
+        raise BadUserInput(f"{path}.mediaType", "must be a media type such as image/png")
+    return ImagePart(text(f"{path}.url", given.url, at_most=_MAX_DATA_URL if is_data else _MAX_LINK), given.media_type)
