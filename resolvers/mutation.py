@@ -8,5 +8,5 @@ from resolvers.mutations.sending import SendingMutations
 
 
 @strawberry.type(description="What can be done. Mutations of one request are done one after the other.")
-class Mutation(SendingMutations, ConversationMutations, AgentMutations):
+class Mutation(AgentMutations, ConversationMutations, SendingMutations):
     pass
