@@ -22,6 +22,7 @@ from bench.figures import Figure, table
 from bench.first_delta import first_delta
 from bench.ground import Ground, throwaway_postgres
 from bench.idle import idle
+from bench.long_history import long_history
 from bench.replay import replay
 from tests.servers import NoPostgres
 
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] =
     "first_delta": ("time from sending to the first delta", first_delta),
     "replay": ("replay of an answer of 2,000 deltas", replay),
     "idle": ("memory per idle subscriber, of 1,000", idle),
+    "long_history": ("pages and context of long conversations", long_history),
     "fanout": ("live deltas of one conversation", fanout),
 }
 LONGEST_S = 600.0

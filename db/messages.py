@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, delete, func, insert, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -13,6 +13,7 @@ from db.dialect import json_rows
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
 from db.tables import conversations, events, messages
 from db.trail import TRAIL_KINDS, grown
+from vocabulary.conversations import Conversation
 from vocabulary.events import EventKind
 from vocabulary.messages import Message, MessageStatus, MessageType
 
@@ -116,11 +117,12 @@ async def of_run(connection: AsyncConnection, run_id: str) -> list[Message]:
     return [message_of(row) for row in await connection.execute(query)]
 
 
-async def context(connection: AsyncConnection, conversation_id: str) -> list[Message]:
-    """What the model is shown, in its order: the system message, the summary, then the tail."""
-    query = select(*COLUMNS).select_from(_joined).where(messages.c.conversation_id == conversation_id, IN_CONTEXT)
-    first = case((messages.c.id == conversations.c.system_message_id, 0), (messages.c.id == conversations.c.summary_message_id, 1), else_=2)
-    return [message_of(row) for row in await connection.execute(query.order_by(first, messages.c.ordinal))]
+async def context(connection: AsyncConnection, conversation: Conversation) -> list[Message]:
+    """What the model is shown, in its order: the system message, the summary, then the tail. Costs what is shown, not what was said."""
+    first = (conversation.system_message_id, conversation.summary_message_id)
+    asked = {"conversation_id_": conversation.id, "tail_ordinal_": conversation.tail_ordinal, "first_ids": [id_ for id_ in first if id_]}
+    shown = [message_of(row) for row in await connection.execute(_CONTEXT, asked)]
+    return sorted(shown, key=lambda message: (message.id != first[0], message.id != first[1], message.ordinal))
 
 
 async def take_prunable(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Prunable]:
@@ -159,6 +161,18 @@ def _history(only: Filter) -> Select[Any]:
         query = query.where(func.coalesce(IN_CONTEXT, False) == only.in_context)
     return query
 
+
+# Two short index scans; one condition with OR would read the whole conversation.
+_CONTEXT = union_all(
+    select(*COLUMNS).select_from(_joined).where(messages.c.id.in_(bindparam("first_ids", expanding=True))),
+    select(*COLUMNS)
+    .select_from(_joined)
+    .where(
+        messages.c.conversation_id == bindparam("conversation_id_"),
+        messages.c.ordinal >= bindparam("tail_ordinal_"),
+        messages.c.in_tail,
+    ),
+)
 
 _CHANGING = ("status", "ordinal", "text", "body", "in_tail", "sequence")
 _CHANGE = update(messages).where(messages.c.id == bindparam("message_id_")).values({name: bindparam(name) for name in _CHANGING})

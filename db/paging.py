@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Row, Select, and_, bindparam, exists, false, func, literal, or_, select, true, tuple_
+from sqlalchemy import Column, ColumnElement, Row, Select, and_, bindparam, exists, false, literal, or_, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.dialect import batch
@@ -51,19 +51,22 @@ class KeysetOrder:
 
     columns: tuple[KeyColumn, ...]
 
-    def beyond(self, key: Key, *, forward: bool) -> ColumnElement[bool]:
-        """Rows strictly after (forward) or strictly before the key."""
+    def beyond(self, key: Key, *, forward: bool, or_at: bool = False) -> ColumnElement[bool]:
+        """Rows strictly after (forward) or strictly before the key; `or_at`: or those at it."""
         directions = {column.descending for column in self.columns}
         if len(directions) == 1 and not any(column.nullable for column in self.columns):
             # One row-value comparison is what an index range scan can use.
             left = tuple_(*(c.column for c in self.columns))
             right = tuple_(*(literal(v, c.column.type) for c, v in zip(self.columns, key, strict=True)))
-            return left > right if forward != self.columns[0].descending else left < right
+            if forward != self.columns[0].descending:
+                return left >= right if or_at else left > right
+            return left <= right if or_at else left < right
         alternatives = [
             and_(*(c.equal(v) for c, v in zip(self.columns[:i], key[:i], strict=True)), column.beyond(key[i], forward=forward))
             for i, column in enumerate(self.columns)
         ]
-        return or_(*alternatives)
+        at = [and_(*(c.equal(v) for c, v in zip(self.columns, key, strict=True)))] if or_at else []
+        return or_(*alternatives, *at)
 
     def sorting(self, *, forward: bool) -> list[ColumnElement[Any]]:
         return [part for column in self.columns for part in column.sorting(forward=forward)]
@@ -134,8 +137,7 @@ def _one(rows: Select[Any], order: KeysetOrder, window: Window) -> Select[Any]:
         page = page.where(order.beyond(window.before, forward=False))
     page = page.order_by(*order.sorting(forward=window.forward)).limit(window.size + 1)
     start = window.after if window.forward else window.before
-    # A comparison with a null is neither true nor false, and so would be its negation: such a row would lie on no side.
-    behind = false() if start is None else exists(rows.where(~func.coalesce(order.beyond(start, forward=window.forward), false())))
+    behind = false() if start is None else exists(rows.where(order.beyond(start, forward=not window.forward, or_at=True)))
     flag, body = select(behind.label("behind_")).subquery(), page.subquery()
     return select(flag.c.behind_, *body.c).select_from(flag.outerjoin(body, true()))
 

@@ -182,7 +182,7 @@ async def load(engine: Engine, pen: Pen) -> Loop:
     async with engine.database.read() as connection:
         conversation = (await conversations.read(connection, [run.conversation_id]))[run.conversation_id]
         agent = await agents.get(connection, conversation.agent_id)
-        context = await messages.context(connection, run.conversation_id)
+        context = await messages.context(connection, conversation)
         steps = await runs.steps_of(connection, [run.id])
     assert agent is not None, "agents are never removed while they have conversations"
     tools = {tool.name: tool for given in agent.tools if (tool := engine.tools.get(given.name)) is not None}
