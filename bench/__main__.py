@@ -23,7 +23,7 @@ from bench.first_delta import first_delta
 from bench.ground import Ground, throwaway_postgres
 from bench.idle import idle
 from bench.replay import replay
-from tests.servers import NoPostgres
+from cluster.postgres import NoPostgres
 
 BENCHMARKS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] = {
     "append": ("events through the writer", append),
