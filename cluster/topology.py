@@ -6,7 +6,7 @@ Each part keeps its port when it is stopped and started again. The proxy is that
 import asyncio
 import sys
 import sysconfig
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,15 +42,15 @@ class WorkerProgram(Program):
 
 
 class Proxy(Program):
-    """Caddy. What it says is kept, not passed on: it tells every probe of a replica that is down."""
+    """Caddy, before `replicas` (each host:port). What it says is kept, not passed on: it tells every probe of one that is down."""
 
-    def __init__(self, port: int, replicas: tuple[Api, ...], home: Path) -> None:
+    def __init__(self, port: int, replicas: Sequence[str], home: Path) -> None:
         self.port = port
         caddy = Path(sysconfig.get_path("scripts")) / "caddy"
         environment = {
             "HOST": HOST,
             "PORT": str(port),
-            "REPLICAS": " ".join(replica.address for replica in replicas),
+            "REPLICAS": " ".join(replicas),
             "HOME": str(home),
         }
         command = [str(caddy), "run", "--config", "Caddyfile", "--adapter", "caddyfile"]
@@ -91,7 +91,7 @@ async def topology(*, apis: int = 2, workers: int = 2, port: int | None = None, 
         given = {"DATABASE_URL": postgres.url, "REDIS_URL": redis.url, **settings}
         replicas = tuple(Api(f"api {number}", given) for number in range(1, apis + 1))
         hands = tuple(WorkerProgram(f"worker {number}", given) for number in range(1, workers + 1))
-        proxy = Proxy(port or free_port(), replicas, home)
+        proxy = Proxy(port or free_port(), [replica.address for replica in replicas], home)
         await _migrate(given)
         parts.push_async_callback(proxy.close)
         parts.push_async_callback(_close, *replicas, *hands)

@@ -37,11 +37,8 @@ def newcomer(home: Path) -> dict[str, str]:
 @pytest.mark.timeout(MINUTE_S * 2)
 async def test_make_run_serves_within_a_minute_ends_at_once_and_finds_everything_again(tmp_path: Path) -> None:
     (home := tmp_path / "home").mkdir()
-    clone, environment = await cloned(tmp_path), newcomer(home)
-    async with (
-        started(Server("make", ["make", "run"], environment, folder=clone), within_s=MINUTE_S) as server,
-        client_of(server.url) as client,
-    ):
+    make = Server("make", ["make", "run"], newcomer(home), folder=await cloned(tmp_path))
+    async with started(make, within_s=MINUTE_S) as server, client_of(server.url) as client:
         conversation_id = await client.conversation()
         answer = await client.send(conversation_id, "Hello", waitSeconds=10)
         assert [message["text"] for message in answer["messages"]] == ["Hello", "You said: Hello"]
