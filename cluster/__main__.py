@@ -31,7 +31,7 @@ async def run(environ: Mapping[str, str]) -> None:
     if port and not is_free(port):
         raise PortTaken(f"cannot listen on PORT {port}: something else does")
     _say("Starting PostgreSQL, Redis, two APIs, two workers and a proxy")
-    async with topology(port=port or None, **settings) as running:
+    async with topology(apis=2, workers=2, port=port or None, **settings) as running:
         _say(f"Parley is at {running.url}", *_parts(running), "Ctrl-C ends all of it; the data are thrown away.")
         await asyncio.Event().wait()
 
