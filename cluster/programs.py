@@ -91,10 +91,11 @@ class Program:
         return await self.ended(within_s=within_s)
 
     async def kill(self) -> None:
-        """SIGKILL, from which nobody can do anything any more."""
-        with suppress(ProcessLookupError):
-            self.signal(signal.SIGKILL)
-        await self.ended()
+        """SIGKILL to the whole group, also when its leader has ended already."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self.signal(signal.SIGKILL)
+            await self.ended()
 
     def freeze(self) -> None:
         self.signal(signal.SIGSTOP)
@@ -104,8 +105,6 @@ class Program:
 
     async def close(self) -> None:
         """In good order when it can, at once when it cannot; nothing of its group is left behind."""
-        if self._process is None:
-            return
         if self._reading is not None and self.returncode is None:
             with suppress(TimeoutError, ProcessLookupError):
                 self.thaw()

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from cluster.programs import ROOT, Program, started
+from cluster.programs import ROOT, AnyProgram, Program
 from cluster.topology import WorkerProgram
 
 LOCK_AND_STOP = """
@@ -37,7 +37,7 @@ class Servers:
 async def worker(servers: Servers, **settings: str) -> AsyncGenerator[WorkerProgram]:
     """`python -m runs`, ready to take jobs. Its lease is short, so that its death is soon noticed."""
     given = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url, "LEASE_S": "1", "DEMO_DELAY_MS": "10", **settings}
-    async with started(WorkerProgram("worker", given)) as running:
+    async with _killed_at_the_end(WorkerProgram("worker", given)) as running:
         yield running
 
 
@@ -45,7 +45,13 @@ async def worker(servers: Servers, **settings: str) -> AsyncGenerator[WorkerProg
 async def stopped_with_a_lock(servers: Servers, conversation_id: str) -> AsyncGenerator[Program]:
     """A process that was stopped in the middle of a transaction that holds the conversation's head."""
     command = [sys.executable, "-c", LOCK_AND_STOP, servers.database_url, conversation_id]
-    program = Program("holder", command, {"PYTHONPATH": str(ROOT)}, ready="Working")
+    async with _killed_at_the_end(Program("holder", command, {"PYTHONPATH": str(ROOT)}, ready="Working")) as running:
+        yield running
+
+
+@asynccontextmanager
+async def _killed_at_the_end(program: AnyProgram) -> AsyncGenerator[AnyProgram]:
+    """What it could not finish is of no interest any more."""
     try:
         yield await program.start()
     finally:
