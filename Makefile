@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV
 # pyright is bundled with its package, and so is the node it runs on; it shall not ask for newer ones
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup run check format test sdl bench
+.PHONY: help setup run cluster check format test sdl bench
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name does; do printf '%-14s %s\n' "$$name" "$$does"; done
@@ -26,6 +26,10 @@ setup: .venv/pyvenv.cfg ## install everything that development needs
 run: .venv/pyvenv.cfg ## serve on http://127.0.0.1:8000/graphql, with SQLite and no key
 	@$(SYNC) --no-dev --inexact
 	@exec .venv/bin/python app.py
+
+cluster: .venv/pyvenv.cfg ## the same on PostgreSQL and Redis: two servers behind a proxy, two workers
+	@$(SYNC)
+	@exec .venv/bin/python -m cluster
 
 check: setup ## formatting, lint, types, import directions, and the printed schema
 	@$(UV) lock --check --quiet

@@ -24,7 +24,7 @@ from bench.ground import Ground, throwaway_postgres
 from bench.idle import idle
 from bench.long_history import long_history
 from bench.replay import replay
-from tests.servers import NoPostgres
+from cluster.postgres import NoPostgres
 
 BENCHMARKS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] = {
     "append": ("events through the writer", append),

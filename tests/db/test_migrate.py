@@ -11,13 +11,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
+from cluster.postgres import fresh_database
 from db import conversations
 from db.engine import Database, DatabaseUnusable, PostgresLimits
 from db.migrate import LOCK, DatabaseTooNew, DatabaseTooOld, require_current, upgrade
 from db.procrastinate import bring_up
 from db.tables import metadata
 from tests.db.rows import stored_conversation
-from tests.servers import fresh_database
 
 NOT_OURS = ("alembic", "procrastinate", "ix_conversations_summary")
 """Others' tables, and an index that is only there where its extension can be had."""

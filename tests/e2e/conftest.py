@@ -6,8 +6,9 @@ import pytest
 import pytest_asyncio
 from uuid_utils.compat import uuid7
 
+from cluster.programs import Server
 from tests.e2e.client import Client, client_of
-from tests.e2e.server import Server, serving
+from tests.e2e.server import serving
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -6,8 +6,8 @@ from asyncio.subprocess import PIPE
 
 import pytest
 
+from cluster.programs import ROOT, Server
 from tests.e2e.client import DEADLINE_S
-from tests.e2e.server import ROOT, Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

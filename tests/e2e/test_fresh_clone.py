@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.programs import ROOT, Server, started
 from tests.e2e.client import client_of
-from tests.e2e.server import ROOT, started
+from tests.e2e.server import stopped
 
 MINUTE_S = 60.0
 PASSED_THROUGH = ("PIP_", "UV_", "SSL_", "REQUESTS_", "HTTP_", "HTTPS_", "NO_PROXY", "http_", "https_", "no_proxy")
@@ -36,14 +37,14 @@ def newcomer(home: Path) -> dict[str, str]:
 @pytest.mark.timeout(MINUTE_S * 2)
 async def test_make_run_serves_within_a_minute_ends_at_once_and_finds_everything_again(tmp_path: Path) -> None:
     (home := tmp_path / "home").mkdir()
-    clone, environment = await cloned(tmp_path), newcomer(home)
-    async with started(["make", "run"], folder=clone, environment=environment, start_s=MINUTE_S) as server, client_of(server.url) as client:
+    make = Server("make", ["make", "run"], newcomer(home), folder=await cloned(tmp_path))
+    async with started(make, within_s=MINUTE_S) as server, client_of(server.url) as client:
         conversation_id = await client.conversation()
         answer = await client.send(conversation_id, "Hello", waitSeconds=10)
         assert [message["text"] for message in answer["messages"]] == ["Hello", "You said: Hello"]
         before = await client.snapshot(conversation_id)
-        await server.stopped()
+        await stopped(server)
         assert server.said == [f"Parley is at {server.url}\n"], "neither a traceback nor a complaint of make's"
-    async with started(["make", "run"], folder=clone, environment=environment) as server, client_of(server.url) as client:
+    async with started(make) as server, client_of(server.url) as client:
         assert (await client.snapshot(conversation_id)).state == before.state
-        await server.stopped()
+        await stopped(server)

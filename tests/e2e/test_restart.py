@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.client import FOLLOW, Client, Following, Transcript, client_of
-from tests.e2e.server import serving
+from tests.e2e.server import serving, stopped
 
 SAID = "".join(f"word{number} 🎭 " for number in range(100)).rstrip()
 ANSWERED = f"You said: {SAID}"
@@ -32,7 +32,7 @@ async def middle_of_an_answer(client: Client, following: Following) -> str:
 
 async def test_a_server_can_be_stopped_as_soon_as_it_has_said_where_it_is(tmp_path: Path, signal_: signal.Signals) -> None:
     async with serving(tmp_path) as server:
-        assert await server.stopped(signal_) == 0
+        assert await stopped(server, signal_) == 0
     assert len(server.said) == 1
 
 
@@ -42,7 +42,7 @@ async def test_an_idle_server_answers_stops_and_finds_everything_again(tmp_path:
         sent = await client.send(conversation_id, "Hello", waitSeconds=10)
         assert (sent["run"]["status"], sent["messages"][-1]["text"]) == ("COMPLETED", "You said: Hello")
         before = await client.snapshot(conversation_id)
-        assert await server.stopped() == 0
+        assert await stopped(server) == 0
     async with serving(tmp_path) as server, client_of(server.url) as client:
         assert (await client.snapshot(conversation_id)).state == before.state
 
@@ -55,7 +55,7 @@ async def test_a_server_that_stops_in_the_middle_of_an_answer_goes_on_with_it(tm
             run_id = await middle_of_an_answer(client, following)
             queued = waiting.create_task(client.send(conversation_id, "I come next", waitSeconds=60))
             await following.kind("ConversationChanged")
-            assert await server.stopped(signal_) == 0
+            assert await stopped(server, signal_) == 0
             assert [await following.socket.close_code(), await idle.close_code()] == [1012, 1012]
         async with asyncio.timeout(LONG_BEFORE_THE_WAIT_IS_OVER_S):
             next_run = (await queued)["run"]
@@ -78,7 +78,7 @@ async def test_a_server_that_is_killed_in_the_middle_of_an_answer_loses_nothing(
         conversation_id = await client.conversation()
         async with client.following(conversation_id, seen) as following:
             run_id = await middle_of_an_answer(client, following)
-            await server.killed()
+            await server.kill()
             await following.gone()
     partial, before = seen.texts[0], len(seen.seen)
 
@@ -111,5 +111,5 @@ async def test_a_client_that_has_stopped_reading_does_not_hold_up_the_end(tmp_pa
             socket.connection.transport.pause_reading()
             for _ in range(20):  # turns, in which the server fills all there is between it and this client
                 await client.ask("{ viewer { actor } }")
-            assert await server.stopped() == 0
+            assert await stopped(server) == 0
             socket.connection.transport.abort()

@@ -11,6 +11,7 @@ from procrastinate import App
 from procrastinate.testing import InMemoryConnector
 from sqlalchemy import make_url, text
 
+from cluster.postgres import execute
 from db.engine import Database
 from runs.dispatch import LocalDispatcher
 from runs.engine import Dispatcher
@@ -19,7 +20,6 @@ from streams.bus import MemoryBus
 from streams.log import Log
 from tests.rig import rig, utc_now
 from tests.runs.logs import eventually
-from tests.servers import execute
 
 DEADLINE_S = 30
 on_postgresql = pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)

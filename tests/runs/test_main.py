@@ -10,12 +10,13 @@ from collections.abc import AsyncGenerator
 import pytest
 from sqlalchemy import text
 
+from cluster.programs import ROOT
 from db import heads
 from db.engine import Database
 from streams.redis_bus import RedisBus
 from tests.rig import Rig, rig
 from tests.runs.logs import checked, only, until
-from tests.runs.processes import ROOT, Servers, stopped_with_a_lock, worker
+from tests.runs.processes import Servers, stopped_with_a_lock, worker
 from tests.streams.buses import running
 from vocabulary.events import MessageDelta, Payload
 from vocabulary.messages import MessageStatus, MessageType
@@ -52,7 +53,7 @@ async def test_a_run_whose_worker_was_killed_is_finished_by_another(replica: Rig
         sent = await replica.say(conversation.id, LONG)
         await until(replica, conversation.id, delta)
         async with worker(servers):
-            doomed.signal(signal.SIGKILL)
+            await doomed.kill()
             async with asyncio.timeout(LEASE_S + RECONCILE_S + SLACK_S):
                 run = await replica.ended(sent.run)
     assert (run.status, run.attempt) == (RunStatus.COMPLETED, 2)
@@ -70,8 +71,7 @@ async def test_a_worker_that_is_told_to_leave_hands_over_what_it_has(replica: Ri
         for conversation in talks:
             await until(replica, conversation.id, delta)
         async with worker(servers, LEASE_S="3600"):
-            leaving.signal(signal.SIGTERM)
-            assert await leaving.ended(within_s=10) == 0
+            assert await leaving.terminate(within_s=10) == 0
             sent.append(await replica.say((await replica.conversation()).id, "Hi"))
             ended = [await replica.ended(one.run) for one in sent]
     assert [(run.status, run.attempt) for run in ended] == [(RunStatus.COMPLETED, 1)] * 4
@@ -94,8 +94,7 @@ async def test_a_second_signal_ends_it_at_once(replica: Rig, servers: Servers) -
             async with asyncio.timeout(10):
                 while (await watching.execute(text("SELECT count(*) FROM procrastinate_workers"))).scalar_one():
                     pass
-            leaving.signal(signal.SIGTERM)
-            assert await leaving.ended(within_s=2) == 128 + signal.SIGTERM
+            assert await leaving.terminate(within_s=2) == 128 + signal.SIGTERM
 
 
 async def test_twenty_who_send_at_once_are_answered_one_after_the_other(replica: Rig, servers: Servers) -> None:

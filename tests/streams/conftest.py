@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator, Generator
 import pytest
 import pytest_asyncio
 
+from cluster.redis import RedisServer
 from streams.bus import Bus, MemoryBus
-from tests.redis_servers import RedisServer
 from tests.streams.buses import redis_bus, running
 
 

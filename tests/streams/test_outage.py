@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from cluster.redis import RedisServer
 from db.engine import Database
 from streams.hub import HubLimits
 from streams.redis_bus import RedisBus
-from tests.redis_servers import RedisServer
 from tests.rig import Rig, rig
 from tests.runs.scripted import Models
 from tests.streams.buses import redis_bus, running

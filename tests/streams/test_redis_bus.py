@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
+from cluster.redis import RedisServer
 from streams.bus import Announcement
 from streams.redis_bus import RedisBus
 from streams.redis_line import RedisLimits
 from tests.db.rows import NOON, a_message
-from tests.redis_servers import RedisServer
 from tests.streams.buses import DEADLINE_S, Ear, redis_bus, running
 from vocabulary.events import Event, MessageCompleted, MessageDelta
 from vocabulary.messages import MessageType

