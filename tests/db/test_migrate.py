@@ -40,7 +40,13 @@ async def empty(postgres_to_copy: tuple[str, str] | None, tmp_path: Path) -> Asy
 def catalogue(connection: Connection) -> list[tuple[Any, ...]]:
     """What the database itself says of its tables: also what no comparison of metadata sees, such as collations and partial indexes."""
     if connection.dialect.name == "sqlite":
-        query = "SELECT type, name, replace(replace(sql, '\n', ''), '\t', '') FROM sqlite_master WHERE name NOT LIKE 'alembic%'"
+        # A table's own text tells columns that were added later from those it was made with; its columns do not.
+        query = """
+            SELECT t.name, c.name, c.type, c."notnull", c.dflt_value, c.pk FROM pragma_table_list t, pragma_table_xinfo(t.name) c
+            UNION ALL SELECT t.name, f."from", f."table", f."to", f.on_delete, '' FROM pragma_table_list t, pragma_foreign_key_list(t.name) f
+            UNION ALL SELECT name, wr, strict, '', '', '' FROM pragma_table_list
+            UNION ALL SELECT tbl_name, name, sql, '', '', '' FROM sqlite_master WHERE type = 'index'
+        """
     else:
         query = """
             SELECT table_name, column_name, data_type, is_nullable, collation_name, column_default FROM information_schema.columns
