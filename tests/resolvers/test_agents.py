@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from db.engine import Database
+from runs.worker import WorkerLimits
 from tests.resolvers.asking import Client, counted_statements
 from tests.rig import rig
 from vocabulary.ids import Noun, new_id
@@ -95,7 +97,10 @@ async def test_all_of_an_agent_is_given_back(client: Client) -> None:
 
 
 async def test_without_settings_compaction_has_its_defaults(client: Client) -> None:
-    for given in ({}, {"compactionSettings": None}, {"compactionSettings": {}}, {"compactionSettings": dict.fromkeys(DEFAULT_COMPACTION)}):
+    empty: list[dict[str, Any]] = [
+        {}, {"compactionSettings": None}, {"compactionSettings": {}}, {"compactionSettings": dict.fromkeys(DEFAULT_COMPACTION)},
+    ]  # fmt: skip
+    for given in empty:
         made = (await client.ask(CREATE, input={"name": "Ann", **given}))["createAgent"]["agent"]
         assert made["compactionSettings"] == DEFAULT_COMPACTION
 
@@ -119,25 +124,23 @@ async def test_null_clears_one_field_and_keeps_all_others(client: Client, field:
     assert _without(updated, field) == _without(agent, field)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-async def test_null_clears_one_setting_of_model_calls_and_keeps_all_others(client: Client, setting: str) -> None:
+async def test_null_clears_one_setting_and_keeps_all_others(client: Client) -> None:
+    """Of compaction: it has its default again."""
     agent = await _agent(client)
-    updated = await _updated(client, agent["id"], modelSettings={setting: None})
-    assert updated["modelSettings"] == {**SETTINGS, setting: None}
-    assert _without(updated, "modelSettings") == _without(agent, "modelSettings")
-
-
-@pytest.mark.parametrize("setting", COMPACTION)
-async def test_null_gives_one_setting_of_compaction_its_default_and_keeps_all_others(client: Client, setting: str) -> None:
-    agent = await _agent(client)
-    updated = await _updated(client, agent["id"], compactionSettings={setting: None})
-    assert updated["compactionSettings"] == {**COMPACTION, setting: DEFAULT_COMPACTION[setting]}
-    assert _without(updated, "compactionSettings") == _without(agent, "compactionSettings")
+    for field, given, cleared in (("modelSettings", SETTINGS, NO_SETTINGS), ("compactionSettings", COMPACTION, DEFAULT_COMPACTION)):
+        for setting in given:
+            updated = await _updated(client, agent["id"], **{field: {setting: None}})
+            assert updated[field] == {**given, setting: cleared[setting]}
+            assert _without(updated, field) == _without(agent, field)
+            await _updated(client, agent["id"], **{field: given})
 
 
 async def test_what_is_absent_is_kept_at_every_depth(client: Client) -> None:
     agent = await _agent(client)
-    for given in ({}, {"modelSettings": {}}, {"compactionSettings": {}}, {"compactionSettings": {"modelSettings": {}}}):
+    empty: list[dict[str, Any]] = [
+        {}, {"modelSettings": {}}, {"compactionSettings": {}}, {"compactionSettings": {"modelSettings": {}}},
+    ]  # fmt: skip
+    for given in empty:
         assert _without(await _updated(client, agent["id"], **given)) == _without(agent)
     deep = await _updated(client, agent["id"], compactionSettings={"modelSettings": {"topP": None}}, modelSettings={"temperature": 1.0})
     assert deep["compactionSettings"] == {**COMPACTION, "modelSettings": {"temperature": 0.5, "topP": None}}
@@ -255,8 +258,8 @@ async def test_a_retry_with_other_labels_is_another_request(client: Client) -> N
     assert refused == {"code": "IDEMPOTENCY_CONFLICT", "idempotencyKey": "k"}
 
 
-async def test_of_a_deleted_agent_nothing_is_found(client: Client) -> None:
-    async with rig(client.rig.database, works=False) as quiet:
+async def test_of_a_deleted_agent_nothing_is_found_before_anybody_deletes_its_conversations(database: Database) -> None:
+    async with rig(database, worker_limits=WorkerLimits(sole=database.is_sqlite, reconcile_s=3600)) as quiet:
         asking = Client(quiet)
         agent = await _agent(asking)
         made = await asking.ask(CONVERSE, input={"agentId": agent["id"], "isolatedBlockLabels": ["persona"]})
