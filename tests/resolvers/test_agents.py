@@ -26,7 +26,7 @@ CONVERSE = """mutation M($input: CreateConversationInput!) { createConversation(
 AGENT = f"query Q($id: ID!) {{ agent(id: $id) {{ {FIELDS} }} }}"
 NODE = "query Q($id: ID!) { node(id: $id) { id } }"
 
-DEFAULT_COMPACTION = {
+DEFAULT_COMPACTION: dict[str, Any] = {
     "mode": "SLIDING_WINDOW",
     "model": None,
     "modelSettings": None,
@@ -36,7 +36,7 @@ DEFAULT_COMPACTION = {
     "slidingWindowFraction": 0.3,
     "triggerFraction": 0.9,
 }
-COMPACTION = {
+COMPACTION: dict[str, Any] = {
     "mode": "ALL",
     "model": "demo/echo",
     "modelSettings": {"temperature": 0.5, "topP": 0.9},
@@ -46,8 +46,10 @@ COMPACTION = {
     "slidingWindowFraction": 0.5,
     "triggerFraction": 1.0,
 }
-NO_SETTINGS = dict.fromkeys(("temperature", "topP", "maxOutputTokens", "contextWindow", "reasoningEffort", "parallelToolCalls"))
-SETTINGS = {
+NO_SETTINGS: dict[str, Any] = dict.fromkeys(
+    ("temperature", "topP", "maxOutputTokens", "contextWindow", "reasoningEffort", "parallelToolCalls")
+)
+SETTINGS: dict[str, Any] = {
     "temperature": 0.5,
     "topP": 0.9,
     "maxOutputTokens": 10,
