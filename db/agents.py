@@ -2,21 +2,22 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, insert, select
+from sqlalchemy import ColumnElement, Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_page
-from db.tables import agents, blocks
+from db.tables import agents, blocks, conversations
 from vocabulary.conversations import Agent, Block
 
 BY_CREATION = KeysetOrder((KeyColumn(agents.c.created_at, descending=True), KeyColumn(agents.c.id, descending=True)))
 
 
 async def create(connection: AsyncConnection, agent: Agent, own_blocks: Sequence[Block]) -> None:
-    await connection.execute(insert(agents), [{**asdict(agent), "model_settings": agent.model_settings, "tools": agent.tools}])
+    await connection.execute(insert(agents), [_values(agent)])
     if own_blocks:
         await connection.execute(insert(blocks), [asdict(block) for block in own_blocks])
 
@@ -32,6 +33,30 @@ async def lock(connection: AsyncConnection, tenant: str, agent_id: str) -> Agent
     query = select(agents).where(_visible(tenant), agents.c.id == agent_id).with_for_update(key_share=True)
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else agent_of(row)
+
+
+async def save(connection: AsyncConnection, changed: Agent) -> None:
+    """The caller holds its lock."""
+    values = _values(changed)
+    await connection.execute(update(agents).where(agents.c.id == values.pop("id")).values(**values))
+
+
+async def mark_deleted(connection: AsyncConnection, agent_id: str, *, now: datetime) -> None:
+    """Hides it and its conversations from everybody. The caller holds its lock, so nobody is adding one."""
+    await connection.execute(update(agents).where(agents.c.id == agent_id).values(deleted_at=now, updated_at=now))
+
+
+async def orphans(connection: AsyncConnection, *, limit: int) -> list[tuple[str, str | None]]:
+    """Deleted agents with the conversations that they have left; None: that one has none."""
+    left = (conversations.c.agent_id == agents.c.id) & conversations.c.deleted_at.is_(None)
+    query = select(agents.c.id, conversations.c.id).select_from(agents.outerjoin(conversations, left))
+    found = await connection.execute(query.where(agents.c.deleted_at.is_not(None), agents.c.erased_at.is_(None)).limit(limit))
+    return [(row[0], row[1]) for row in found]
+
+
+async def mark_erased(connection: AsyncConnection, agent_ids: Iterable[str], *, now: datetime) -> None:
+    """They have no conversations left, and nobody looks for any again."""
+    await connection.execute(update(agents).where(agents.c.id.in_(list(agent_ids))).values(erased_at=now))
 
 
 async def get(connection: AsyncConnection, agent_id: str) -> Agent | None:
@@ -63,6 +88,10 @@ def _visible(tenant: str) -> ColumnElement[bool]:
     return (agents.c.tenant == tenant) & agents.c.deleted_at.is_(None)
 
 
+def _values(agent: Agent) -> dict[str, Any]:
+    return {column.name: getattr(agent, column.name) for column in agents.c if hasattr(agent, column.name)}
+
+
 def agent_of(row: Row[Any]) -> Agent:
     return Agent(
         id=row.id,
@@ -72,6 +101,7 @@ def agent_of(row: Row[Any]) -> Agent:
         instructions=row.instructions,
         model=row.model,
         model_settings=codec.settings.validate_python(row.model_settings),
+        compaction_settings=codec.compaction_settings.validate_python(row.compaction_settings),
         tools=codec.agent_tools.validate_python(row.tools),
         created_at=row.created_at,
         updated_at=row.updated_at,

@@ -7,12 +7,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from vocabulary.compaction import CompactionSettings
 from vocabulary.conversations import AgentTool
 from vocabulary.messages import BODY_OF, ErrorBody, MessageBody, MessageType, ToolCall
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import RunError, RunErrorType, RunRequest, Usage
 
 settings = TypeAdapter(ModelSettings)
+compaction_settings = TypeAdapter(CompactionSettings)
 agent_tools = TypeAdapter(tuple[AgentTool, ...])
 usage = TypeAdapter(Usage)
 run_error = TypeAdapter(RunError)

@@ -67,6 +67,11 @@ async def touch(connection: AsyncConnection, ids: Iterable[str], times: Mapping[
     await connection.execute(update(conversations).where(conversations.c.id.in_(list(ids))).values(**times))
 
 
+async def mark_deleted(connection: AsyncConnection, conversation_id: str, *, now: datetime) -> None:
+    """Hides it from everybody. The caller holds its head."""
+    await connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(deleted_at=now, updated_at=now))
+
+
 async def read(connection: AsyncConnection, ids: Iterable[str]) -> dict[str, Conversation]:
     """By id, whoever's they are, as this transaction sees them."""
     query = select(*COLUMNS).select_from(_joined).where(conversations.c.id.in_(list(ids)), conversations.c.deleted_at.is_(None))

@@ -35,11 +35,14 @@ agents = Table(
     Column("instructions", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("model_settings", Json, nullable=False),
+    Column("compaction_settings", Json, nullable=False, server_default=text("'{}'")),
     Column("tools", Json, nullable=False),
     Column("created_at", Timestamp, nullable=False),
     Column("updated_at", Timestamp, nullable=False),
     Column("deleted_at", Timestamp),
+    Column("erased_at", Timestamp),
     Index("ix_agents_tenant_created", "tenant", "created_at", "id"),
+    Index("ix_agents_erasing", "deleted_at", **_only("deleted_at IS NOT NULL AND erased_at IS NULL")),
 )
 
 conversations = Table(

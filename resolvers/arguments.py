@@ -1,5 +1,6 @@
 """Checks of single arguments. What passes is within its documented range and can be stored; what does not is refused by name."""
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 from vocabulary.ids import Noun, noun_of
@@ -48,6 +49,15 @@ def amount(argument: str, held: int, what: str, low: int, high: int) -> int:
     if not low <= held <= high:
         raise BadUserInput(argument, f"must hold {low} to {high} {what}, not {held}")
     return held
+
+
+def unique(given: Iterable[tuple[str, str]]) -> None:
+    """Of pairs of an argument and its value no value may come twice."""
+    seen: set[str] = set()
+    for argument, value in given:
+        if value in seen:
+            raise BadUserInput(argument, "is there twice")
+        seen.add(value)
 
 
 def position(argument: str, value: int | None) -> int | None:

@@ -11,6 +11,7 @@ from resolvers.mutation import Mutation
 from resolvers.problems import CodedParsing, CodedValidation, coded
 from resolvers.query import Query
 from resolvers.subscription import Subscription
+from schema.compaction import CompactionStats
 from schema.messages import MESSAGE_TYPES
 from schema.scalars import SCALARS
 
@@ -27,7 +28,7 @@ def build_schema() -> strawberry.Schema:
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
-        types=MESSAGE_TYPES,
+        types=[*MESSAGE_TYPES, CompactionStats],
         config=StrawberryConfig(scalar_map=SCALARS),
         # The rule must be the same class each time: the cache of validated documents is keyed by it.
         extensions=[

@@ -25,7 +25,8 @@ from resolvers.connections import (
 )
 from resolvers.loaders import ConversationsAsked, Loaders, MessagesAsked, Of, RunsAsked
 from runs.engine import Engine
-from schema.agents import Agent, AgentRelations, Block
+from schema.agents import Agent, AgentRelations
+from schema.blocks import Block
 from schema.connections import PageArguments
 from schema.conversations import Conversation, ConversationConnection, ConversationRelations
 from schema.messages import Message, MessageConnection, MessageFilter, MessageRelations
@@ -158,6 +159,10 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
         return connection_of(rows, scope, presenters.conversation, count)
 
     # ---- of conversations
+
+    async def isolated_blocks_of(self, conversation: Conversation) -> list[Block]:
+        of = Of(conversation.id, None, conversation.head_sequence)
+        return [presenters.block(row) for row in await self.loaders.isolated_blocks.load(of)]
 
     async def messages_of(self, conversation: Conversation, page: PageArguments, only: MessageFilter | None) -> MessageConnection:
         scope = history_scope(self.viewer.tenant, conversation.id)

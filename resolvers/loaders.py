@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from strawberry.dataloader import DataLoader
 
-from db import agents, conversations, messages, runs
+from db import agents, blocks, conversations, messages, runs
 from db.engine import AsyncConnection, Database
 from db.messages import Filter
 from db.paging import KeysetOrder, Page, Window
@@ -95,6 +95,13 @@ class Loaders:
     def blocks_of_agent(self) -> DataLoader[Of[None], list[Block]]:
         async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, list[Block]]:
             return _grouped(await agents.blocks_by_agent(connection, ids), lambda block: block.agent_id)
+
+        return self._by_parent(read, list, _MOST_IDS)
+
+    @cached_property
+    def isolated_blocks(self) -> DataLoader[Of[None], list[Block]]:
+        async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, list[Block]]:
+            return _grouped(await blocks.by_conversation(connection, ids), lambda block: block.conversation_id or "")
 
         return self._by_parent(read, list, _MOST_IDS)
 

@@ -8,13 +8,14 @@ from strawberry import ID
 from llm.model import ModelInfo
 from resolvers.connections import history_scope
 from runs.tools import ServerTool
-from schema import agents, errors, messages, models, stream, tools
+from schema import agents, blocks, compaction, errors, messages, models, stream, tools
 from schema import conversations as conversation_types
 from schema import runs as run_types
 from schema.connections import Edge
 from schema.scalars import JSON
 from vocabulary import conversations as rows
 from vocabulary import events
+from vocabulary.compaction import CompactionSettings, CompactionStats
 from vocabulary.messages import (
     ApprovalDecision,
     ApprovalResponseBody,
@@ -55,14 +56,15 @@ def agent(row: rows.Agent) -> agents.Agent:
         instructions=row.instructions,
         model=row.model,
         model_settings=model_settings(row.model_settings),
+        compaction_settings=compaction_settings(row.compaction_settings),
         created_at=row.created_at,
         updated_at=row.updated_at,
         agent_tools=row.tools,
     )
 
 
-def block(row: rows.Block) -> agents.Block:
-    return agents.Block(
+def block(row: rows.Block) -> blocks.Block:
+    return blocks.Block(
         id=ID(row.id),
         label=row.label,
         value=row.value,
@@ -82,6 +84,30 @@ def model_settings(settings: ModelSettings) -> models.ModelSettings:
         context_window=settings.context_window,
         reasoning_effort=settings.reasoning_effort,
         parallel_tool_calls=settings.parallel_tool_calls,
+    )
+
+
+def compaction_settings(settings: CompactionSettings) -> compaction.CompactionSettings:
+    return compaction.CompactionSettings(
+        mode=settings.mode,
+        model=settings.model,
+        model_settings=None if settings.model_settings is None else model_settings(settings.model_settings),
+        prompt=settings.prompt,
+        prompt_acknowledgement=settings.prompt_acknowledgement,
+        clip_chars=settings.clip_chars,
+        sliding_window_fraction=settings.sliding_window_fraction,
+        trigger_fraction=settings.trigger_fraction,
+    )
+
+
+def compaction_stats(stats: CompactionStats) -> compaction.CompactionStats:
+    return compaction.CompactionStats(
+        trigger=stats.trigger,
+        mode=stats.mode,
+        messages_before=stats.messages_before,
+        messages_after=stats.messages_after,
+        tokens_before=stats.tokens_before,
+        tokens_after=stats.tokens_after,
     )
 
 

@@ -18,7 +18,8 @@ from resolvers.connections import InvalidCursor
 from resolvers.context import NotFound
 from resolvers.viewer import UnusableName
 from runs.agents import UnknownTool
-from runs.conversations import AgentNotFound, IdempotencyConflict
+from runs.blocks import BlockNotFound
+from runs.conversations import AgentNotFound, IdempotencyConflict, UnknownBlock
 from runs.send import ConversationBusy, ConversationNotFound
 from streams.hub import NoSuchConversation
 
@@ -40,12 +41,14 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("BAD_USER_INPUT", {"argument": argument})
         case InvalidCursor(argument=argument):
             return Refusal("INVALID_CURSOR", {"argument": argument})
-        case NotFound() | AgentNotFound() | ConversationNotFound() | NoSuchConversation():
+        case NotFound() | AgentNotFound() | BlockNotFound() | ConversationNotFound() | NoSuchConversation():
             return Refusal("NOT_FOUND")
         case ModelNotFound(handle=handle):
             return Refusal("MODEL_NOT_FOUND", {"model": handle})
         case UnknownTool(name=name):
             return Refusal("UNKNOWN_TOOL", {"tool": name})
+        case UnknownBlock(label=label):
+            return Refusal("UNKNOWN_BLOCK", {"block": label})
         case ConversationBusy(run_id=run_id):
             return Refusal("CONVERSATION_BUSY", {"runId": run_id})
         case IdempotencyConflict(key=key):

@@ -1,12 +1,14 @@
 """Commands on conversations."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from db import agents, conversations, messages
+from db import agents, blocks, conversations, messages
 from runs.engine import Engine
-from runs.prompt import compile_system
+from runs.prompt import compile_system, memory
 from streams.log import Transaction
-from vocabulary.conversations import Agent, Conversation, ConversationStatus
+from vocabulary.conversations import Agent, Block, Conversation, ConversationStatus
 from vocabulary.events import MessageCompleted
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import Message, MessageStatus, MessageType, SystemBody
@@ -19,6 +21,12 @@ class AgentNotFound(Exception):
         self.agent_id = agent_id
 
 
+class UnknownBlock(Exception):
+    def __init__(self, label: str) -> None:
+        super().__init__(f"The agent has no memory block labelled {label!r}.")
+        self.label = label
+
+
 class IdempotencyConflict(Exception):
     """The key was used before, for another request."""
 
@@ -29,10 +37,13 @@ class IdempotencyConflict(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewConversation:
+    """`isolated_block_labels`: of the agent's blocks, each at most once, those of which the conversation gets copies of its own."""
+
     agent_id: str
     summary: str | None = None
     model: str | None = None
     model_settings: ModelSettings | None = None
+    isolated_block_labels: tuple[str, ...] = ()
     idempotency_key: str | None = None
     body_hash: str | None = None
 
@@ -40,7 +51,7 @@ class NewConversation:
 async def create_conversation(engine: Engine, tenant: str, new: NewConversation) -> Conversation:
     """With its compiled system message, the first entry of its history. A known idempotency key answers with what it made before.
 
-    Raises AgentNotFound, ModelNotFound, IdempotencyConflict; nothing is stored then.
+    Raises AgentNotFound, ModelNotFound, UnknownBlock, IdempotencyConflict; nothing is stored then.
     """
     async with engine.log.transaction() as transaction:
         # The agent's row serialises creations under one idempotency key: a concurrent retry waits here and then finds the first.
@@ -64,8 +75,9 @@ async def _created_before(transaction: Transaction, new: NewConversation) -> Con
 
 
 async def _create(transaction: Transaction, agent: Agent, new: NewConversation) -> Conversation:
-    blocks = await agents.blocks_by_agent(transaction.connection, [agent.id])
+    shared = await agents.blocks_by_agent(transaction.connection, [agent.id])
     conversation_id, system_id = new_id(Noun.CONVERSATION), new_id(Noun.MESSAGE)
+    isolated = _isolated(shared, new.isolated_block_labels, conversation_id, transaction.now)
     conversation = Conversation(
         id=conversation_id,
         tenant=agent.tenant,
@@ -85,6 +97,7 @@ async def _create(transaction: Transaction, agent: Agent, new: NewConversation) 
         updated_at=transaction.now,
     )
     await conversations.create(transaction.connection, conversation, scope=agent.id, key=new.idempotency_key, body_hash=new.body_hash)
+    await blocks.create(transaction.connection, isolated)
     head = await transaction.create_head(conversation_id)
     system = Message(
         id=system_id,
@@ -92,7 +105,7 @@ async def _create(transaction: Transaction, agent: Agent, new: NewConversation) 
         type=MessageType.SYSTEM,
         status=MessageStatus.COMPLETED,
         ordinal=head.take_ordinal(),
-        text=compile_system(agent.instructions, blocks),
+        text=compile_system(agent.instructions, memory(shared, isolated)),
         body=SystemBody(),
         in_tail=False,
         in_context=True,
@@ -105,3 +118,12 @@ async def _create(transaction: Transaction, agent: Agent, new: NewConversation) 
     await messages.create(transaction.connection, [system])
     transaction.append(head, system.sequence, MessageCompleted(system))
     return conversation
+
+
+def _isolated(shared: Sequence[Block], labels: Iterable[str], conversation_id: str, now: datetime) -> list[Block]:
+    """Copies of the blocks with these labels, as they are now."""
+    by_label = {block.label: block for block in shared}
+    for label in labels:
+        if label not in by_label:
+            raise UnknownBlock(label)
+    return [replace(by_label[label], id=new_id(Noun.BLOCK), conversation_id=conversation_id, updated_at=now) for label in labels]

@@ -1,7 +1,7 @@
 """A worker: holds a lease, takes conversations that need advancing, runs them as tasks, and lets go of what it has lost.
 
 Its parts are small machines of one shape, each an endless `async` method in the worker's task group: the writer, the heartbeat,
-the reconciler, the pruner. The task of one job is "advance conversation X".
+the reconciler, the eraser, the pruner. The task of one job is "advance conversation X".
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from runs.advance import Lease, advance, fail, hand_over, release
 from runs.close import Ending
 from runs.engine import Engine
 from runs.loop import load
+from runs.orphans import erase_orphans
 from runs.pen import LeaseLost, Pen, WriteRefused
 from runs.sightings import Sightings
 from runs.writer import Writer
@@ -91,6 +92,7 @@ class Worker:
                     machines.create_task(self._watch_lease(), name="lease watch")
                 machines.create_task(self._every(self._limits.prune_s, self._prune), name="pruner")
                 machines.create_task(self._every(self._limits.reconcile_s, self._reconcile, at_once=True), name="reconciler")
+                machines.create_task(self._every(self._limits.reconcile_s, self._erase), name="eraser")
                 self.ready.set()
         finally:
             await self._let_go()
@@ -272,6 +274,10 @@ class Worker:
         for conversation_id in list(self._in_doubt):
             await release(self._engine, self.id, conversation_id, working_on=self._work)
             self._in_doubt.discard(conversation_id)
+
+    async def _erase(self) -> None:
+        """Deletes what deleted agents have left behind."""
+        await erase_orphans(self._engine)
 
     async def _prune(self) -> None:
         """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, and dead workers."""

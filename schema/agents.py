@@ -1,4 +1,4 @@
-"""Agents and their memory blocks."""
+"""Agents."""
 
 from datetime import datetime
 from typing import Protocol
@@ -6,23 +6,14 @@ from typing import Protocol
 import strawberry
 from strawberry import UNSET
 
+from schema.blocks import Block
+from schema.compaction import CompactionSettings
 from schema.connections import After, Before, Connection, Edge, First, Last, PageArguments
 from schema.conversations import ConversationConnection
 from schema.models import ModelSettings
 from schema.nodes import Node
 from schema.tools import Tool
 from vocabulary.conversations import AgentTool
-
-
-@strawberry.type(description="A piece of memory that is always part of what the model is shown.")
-class Block(Node):
-    label: str = strawberry.field(description="What it is about; unique within its agent.")
-    value: str = strawberry.field(description="What it says.")
-    description: str | None = strawberry.field(description="What it is for, as the model is told.")
-    limit: int = strawberry.field(description="How many characters it may hold.")
-    read_only: bool = strawberry.field(description="Whether the model may not change it.")
-    isolated: bool = strawberry.field(description="Whether it belongs to one conversation and is not shared through the agent.")
-    updated_at: datetime = strawberry.field(description="When it last changed.")
 
 
 class AgentRelations(Protocol):
@@ -40,6 +31,7 @@ class Agent(Node):
     instructions: str = strawberry.field(description="The system prompt, before memory blocks are added.")
     model: str = strawberry.field(description="The handle of its model: `provider/name`.")
     model_settings: ModelSettings = strawberry.field(description="Settings of its model calls.")
+    compaction_settings: CompactionSettings = strawberry.field(description="How its conversations are compacted.")
     created_at: datetime = strawberry.field(description="When it was created.")
     updated_at: datetime = strawberry.field(description="When it last changed.")
     agent_tools: strawberry.Private[tuple[AgentTool, ...]]

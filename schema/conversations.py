@@ -7,6 +7,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.types.lazy_type import LazyType
 
+from schema.blocks import Block
 from schema.connections import After, Before, Connection, Edge, First, Last, PageArguments
 from schema.enums import ConversationOrderField, ConversationStatus, DeltaMode, OrderDirection, RunStatus
 from schema.messages import MessageConnection, MessageFilter
@@ -23,6 +24,7 @@ class ConversationRelations(Protocol):
 
     async def agent_by_id(self, agent_id: str) -> object: ...
     async def fork_origin(self, conversation_id: str) -> "Conversation | None": ...
+    async def isolated_blocks_of(self, conversation: "Conversation") -> list[Block]: ...
     async def messages_of(self, conversation: "Conversation", page: PageArguments, only: MessageFilter | None) -> MessageConnection: ...
     async def runs_of(self, conversation: "Conversation", page: PageArguments, statuses: list[RunStatus] | None) -> RunConnection: ...
     async def active_run_of(self, conversation: "Conversation") -> Run | None: ...
@@ -48,6 +50,10 @@ class Conversation(Node):
     @strawberry.field(description="The agent that answers.", graphql_type=LazyType[str, str]("Agent", "schema.agents"))
     async def agent(self, info: strawberry.Info[ConversationRelations, None]) -> object:
         return await info.context.agent_by_id(self.agent_id)
+
+    @strawberry.field(description="Its own copies of the agent's memory blocks, by label; they are shown to the model instead of those.")
+    async def isolated_blocks(self, info: strawberry.Info[ConversationRelations, None]) -> list[Block]:
+        return await info.context.isolated_blocks_of(self)
 
     @strawberry.field(description="The conversation it was forked from, if that still exists.")
     async def forked_from(self, info: strawberry.Info[ConversationRelations, None]) -> "Conversation | None":

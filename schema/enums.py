@@ -6,6 +6,7 @@ from enum import Enum, StrEnum
 import strawberry
 from strawberry.types.enum import has_enum_definition
 
+from vocabulary.compaction import CompactionMode, CompactionTrigger
 from vocabulary.conversations import ConversationOrderField, ConversationStatus
 from vocabulary.events import DeltaMode, ResetReason
 from vocabulary.messages import HiddenReasoningState, InputRole, MessageStatus, MessageType, ToolCallState, ToolReturnStatus, ToolSource
@@ -180,3 +181,22 @@ _describe(
     {"ENQUEUE": "It waits for its turn.", "REJECT": "It is refused with CONVERSATION_BUSY."},
 )
 _describe(InputRole, "As whom a message is sent.", {"USER": "As a user.", "SYSTEM": "As an instruction in the course of the conversation."})
+_describe(
+    CompactionMode,
+    "What a compaction summarises, and by whom.",
+    {
+        "ALL": "The whole context but the system message, by the summariser.",
+        "SLIDING_WINDOW": "The oldest part of the context, by the summariser.",
+        "SELF_COMPACT_ALL": "As ALL, by the agent's own model with its own system prompt.",
+        "SELF_COMPACT_SLIDING_WINDOW": "As SLIDING_WINDOW, by the agent's own model with its own system prompt.",
+    },
+)
+_describe(
+    CompactionTrigger,
+    "Why a compaction happened.",
+    {
+        "MANUAL": "Somebody asked for it.",
+        "CONTEXT_THRESHOLD": "The context had grown beyond the agent's trigger fraction.",
+        "CONTEXT_OVERFLOW": "The provider refused the context as too long.",
+    },
+)

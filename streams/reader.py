@@ -27,6 +27,11 @@ def everything(_event: Event) -> bool:
     return True
 
 
+def _is_deletion(event: Event) -> bool:
+    """Nothing comes after it."""
+    return isinstance(event.payload, StreamReset) and event.payload.reason is ResetReason.CONVERSATION_DELETED
+
+
 class Reader:
     def __init__(self, hub: Hub, database: Database, *, max_replay: int, clock: Callable[[], datetime]) -> None:
         self.hub = hub
@@ -104,6 +109,8 @@ class _Subscription:
             for event in batch:
                 if self._wants(event):
                     yield self._item(event)
+                if _is_deletion(event):
+                    return
                 if self.run is not None and ends_run(event, self.run.id):
                     return
             self.position = end

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from vocabulary.compaction import CompactionSettings
 from vocabulary.model_settings import ModelSettings
 
 
@@ -36,6 +37,7 @@ class Agent:
     instructions: str
     model: str
     model_settings: ModelSettings
+    compaction_settings: CompactionSettings
     tools: tuple[AgentTool, ...]
     created_at: datetime
     updated_at: datetime

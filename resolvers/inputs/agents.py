@@ -1,64 +1,74 @@
 """What mutations on agents are given, checked and turned into the engine's requests. In a new one null means the default, too."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from resolvers.arguments import MAX_DESCRIPTION, MAX_NAME, MAX_TEXT, BadUserInput, amount, number, optional_text, text
-from resolvers.inputs.settings import model_settings
-from runs.agents import NewAgent, NewBlock
-from schema.inputs.agents import AgentToolInput, BlockInput, CreateAgentInput
+from resolvers.arguments import MAX_DESCRIPTION, MAX_NAME, MAX_TEXT, BadUserInput, amount, optional_text, text, unique, well_formed
+from resolvers.context import NotFound
+from resolvers.inputs.absence import not_null, or_kept, or_null
+from resolvers.inputs.blocks import given_blocks, new_blocks
+from resolvers.inputs.settings import compaction_change, compaction_settings, model_settings, model_settings_change
+from runs.agents import AgentChange, GivenTool, NewAgent
+from schema.inputs.agents import AgentToolInput, CreateAgentInput, UpdateAgentInput
 from vocabulary.conversations import AgentTool
+from vocabulary.ids import Noun
 
-_MAX_BLOCKS = 100
 _MAX_TOOLS = 100
-_LABEL = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def new_agent(given: CreateAgentInput) -> NewAgent:
-    if not given.name.strip():
-        raise BadUserInput("input.name", "must not be empty")
+    _check_tools(given.tools or [])
     return NewAgent(
-        name=text("input.name", given.name, at_most=MAX_NAME),
-        description=optional_text("input.description", given.description, at_least=0, at_most=MAX_DESCRIPTION),
-        instructions=text("input.instructions", given.instructions or "", at_least=0, at_most=MAX_TEXT),
+        name=_name(given.name),
+        description=_description(given.description),
+        instructions=_instructions(given.instructions),
         model=optional_text("input.model", given.model),
         model_settings=model_settings("input.modelSettings", given.model_settings),
-        blocks=_blocks(given.blocks or []),
-        tools=_tools(given.tools or []),
+        compaction_settings=compaction_settings("input.compactionSettings", given.compaction_settings),
+        blocks=new_blocks(given.blocks or []),
+        tools=tuple(AgentTool(name=tool.name, requires_approval=or_null(tool.requires_approval)) for tool in given.tools or []),
     )
 
 
-def _blocks(given: Sequence[BlockInput]) -> tuple[NewBlock, ...]:
-    amount("input.blocks", len(given), "blocks", 0, _MAX_BLOCKS)
-    _unique("input.blocks", "label", (block.label for block in given))
-    return tuple(_block(f"input.blocks[{i}]", block) for i, block in enumerate(given))
-
-
-def _block(path: str, given: BlockInput) -> NewBlock:
-    if not _LABEL.fullmatch(given.label):
-        raise BadUserInput(f"{path}.label", "must be 1 to 64 letters, digits or any of _ - .")
-    limit = number(f"{path}.limit", 5000 if given.limit is None else given.limit, 1, MAX_TEXT)
-    return NewBlock(
-        label=given.label,
-        value=text(f"{path}.value", given.value, at_least=0, at_most=limit),
-        description=optional_text(f"{path}.description", given.description, at_least=0, at_most=MAX_DESCRIPTION),
-        limit=limit,
-        read_only=bool(given.read_only),
+def agent_change(given: UpdateAgentInput) -> AgentChange:
+    return AgentChange(
+        agent_id=agent_id(given.id),
+        name=or_kept(given.name, _name),
+        description=or_kept(given.description, _description),
+        instructions=or_kept(given.instructions, _instructions),
+        model=or_kept(given.model, lambda model: optional_text("input.model", model)),
+        model_settings=model_settings_change("input.modelSettings", given.model_settings),
+        compaction_settings=compaction_change("input.compactionSettings", given.compaction_settings),
+        blocks=or_kept(given.blocks, lambda blocks: given_blocks(blocks or [])),
+        tools=or_kept(given.tools, lambda tools: _given_tools(tools or [])),
     )
 
 
-def _tools(given: Sequence[AgentToolInput]) -> tuple[AgentTool, ...]:
+def agent_id(given: str) -> str:
+    if not well_formed(given, Noun.AGENT):
+        raise NotFound(given)
+    return given
+
+
+def _name(given: str | None) -> str:
+    name = not_null("input.name", given)
+    if not name.strip():
+        raise BadUserInput("input.name", "must not be empty")
+    return text("input.name", name, at_most=MAX_NAME)
+
+
+def _description(given: str | None) -> str | None:
+    return optional_text("input.description", given, at_least=0, at_most=MAX_DESCRIPTION)
+
+
+def _instructions(given: str | None) -> str:
+    return text("input.instructions", given or "", at_least=0, at_most=MAX_TEXT)
+
+
+def _given_tools(given: Sequence[AgentToolInput]) -> tuple[GivenTool, ...]:
+    _check_tools(given)
+    return tuple(GivenTool(name=tool.name, requires_approval=or_kept(tool.requires_approval, lambda said: said)) for tool in given)
+
+
+def _check_tools(given: Sequence[AgentToolInput]) -> None:
     amount("input.tools", len(given), "tools", 0, _MAX_TOOLS)
-    _unique("input.tools", "name", (tool.name for tool in given))
-    return tuple(
-        AgentTool(name=text(f"input.tools[{i}].name", tool.name, at_most=MAX_NAME), requires_approval=tool.requires_approval)
-        for i, tool in enumerate(given)
-    )
-
-
-def _unique(path: str, field: str, values: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for i, value in enumerate(values):
-        if value in seen:
-            raise BadUserInput(f"{path}[{i}].{field}", "is there twice")
-        seen.add(value)
+    unique((f"input.tools[{i}].name", text(f"input.tools[{i}].name", tool.name, at_most=MAX_NAME)) for i, tool in enumerate(given))

@@ -11,6 +11,9 @@ class CreateConversationInput:
     summary: str | None = strawberry.field(description="A short title or synopsis.")
     model: str | None = strawberry.field(description="The handle of a model to use instead of the agent's.")
     model_settings: ModelSettingsInput | None = strawberry.field(description="Settings that lie over the agent's.")
+    isolated_block_labels: list[str] | None = strawberry.field(
+        description="Labels of the agent's blocks of which the conversation gets copies of its own, not shared with others."
+    )
     idempotency_key: str | None = strawberry.field(
         description="Makes a retry safe: the same key with the same input gives the same conversation."
     )

@@ -7,6 +7,7 @@ from typing import Any
 from db import agents, conversations, heads
 from db.engine import Connection, Database
 from db.heads import Head
+from vocabulary.compaction import CompactionSettings
 from vocabulary.conversations import Agent, Conversation, ConversationStatus
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import Message, MessageStatus, MessageType, PlainBody, ToolCall, ToolCallState, ToolSource
@@ -26,6 +27,7 @@ def an_agent(**fields: Any) -> Agent:
         instructions="",
         model="demo/echo",
         model_settings=ModelSettings(),
+        compaction_settings=CompactionSettings(),
         tools=(),
         created_at=NOON,
         updated_at=NOON,

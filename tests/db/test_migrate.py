@@ -12,12 +12,13 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
 from cluster.postgres import fresh_database
-from db import conversations
+from db import agents, conversations
 from db.engine import Database, DatabaseUnusable, PostgresLimits
 from db.migrate import LOCK, DatabaseTooNew, DatabaseTooOld, require_current, upgrade
 from db.procrastinate import bring_up
 from db.tables import metadata
-from tests.db.rows import stored_conversation
+from tests.db.rows import TENANT, stored_conversation
+from vocabulary.compaction import CompactionSettings
 
 NOT_OURS = ("alembic", "procrastinate", "ix_conversations_summary")
 """Others' tables, and an index that is only there where its extension can be had."""
@@ -40,7 +41,14 @@ async def empty(postgres_to_copy: tuple[str, str] | None, tmp_path: Path) -> Asy
 def catalogue(connection: Connection) -> list[tuple[Any, ...]]:
     """What the database itself says of its tables: also what no comparison of metadata sees, such as collations and partial indexes."""
     if connection.dialect.name == "sqlite":
-        query = "SELECT type, name, replace(replace(sql, '\n', ''), '\t', '') FROM sqlite_master WHERE name NOT LIKE 'alembic%'"
+        # A table's own text tells columns that were added later from those it was made with; its columns do not.
+        query = """
+            SELECT t.name, c.name, c.type, c."notnull", c.dflt_value, c.pk FROM pragma_table_list t, pragma_table_xinfo(t.name) c
+            UNION ALL SELECT t.name, f."from", f."table", f."to", f.on_delete, ''
+                FROM pragma_table_list t, pragma_foreign_key_list(t.name) f
+            UNION ALL SELECT name, wr, strict, '', '', '' FROM pragma_table_list
+            UNION ALL SELECT tbl_name, name, sql, '', '', '' FROM sqlite_master WHERE type = 'index'
+        """
     else:
         query = """
             SELECT table_name, column_name, data_type, is_nullable, collation_name, column_default FROM information_schema.columns
@@ -84,6 +92,25 @@ async def test_to_upgrade_again_changes_nothing(empty: Database) -> None:
     async with empty.write() as connection:
         assert await connection.run_sync(catalogue) == before
         assert list(await conversations.read(connection, [conversation.id])) == [conversation.id]
+
+
+async def test_agents_from_before_compaction_had_settings_get_the_defaults(empty: Database) -> None:
+    old = (
+        "INSERT INTO agents (id, tenant, name, instructions, model, model_settings, tools, created_at, updated_at) "
+        "SELECT 'agent-old', tenant, 'old', '', model, model_settings, tools, created_at, updated_at FROM agents"
+    )
+    await upgrade(empty)
+    await stored_conversation(empty)
+    async with empty.write() as connection:
+        await connection.execute(text("DROP INDEX ix_agents_erasing"))
+        for column in ("compaction_settings", "erased_at"):
+            await connection.execute(text(f"ALTER TABLE agents DROP COLUMN {column}"))
+        await connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+        await connection.execute(text(old))
+    await upgrade(empty)
+    async with empty.read() as connection:
+        [agent] = await agents.by_ids(connection, TENANT, ["agent-old"])
+    assert agent.compaction_settings == CompactionSettings()
 
 
 async def test_upgrades_at_once_do_it_once(empty: Database) -> None:

@@ -18,7 +18,7 @@ from schema import enums
 from schema.inputs.agents import AgentToolInput, BlockInput, CreateAgentInput
 from schema.inputs.conversations import CreateConversationInput
 from schema.inputs.sending import ContentPartInput, ImageInput, MessageInput, SendMessageInput
-from schema.inputs.settings import ModelSettingsInput
+from schema.inputs.settings import CompactionSettingsInput, ModelSettingsInput
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import ImagePart, TextPart
 from vocabulary.model_settings import ModelSettings
@@ -46,6 +46,10 @@ def _made(type_: type[Made], **given: Any) -> Made:
 
 def _settings(**given: Any) -> ModelSettingsInput:
     return _made(ModelSettingsInput, **given)
+
+
+def _compaction(**given: Any) -> CompactionSettingsInput:
+    return CompactionSettingsInput(**given)
 
 
 def _block(label: str = "human", value: str = "", **given: Any) -> BlockInput:
@@ -132,6 +136,7 @@ def test_a_message_is_text_or_pieces() -> None:
 LONG = "x" * 256
 TOO_LONG = "x" * 1_000_001
 IN_MESSAGE = "input.messages[0]"
+COMPACTION = "input.compactionSettings"
 
 
 REFUSED: list[tuple[Callable[[], object], str]] = [
@@ -146,6 +151,21 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: new_agent(_agent(model_settings=_settings(top_p=1.1))), "input.modelSettings.topP"),
     (lambda: new_agent(_agent(model_settings=_settings(max_output_tokens=0))), "input.modelSettings.maxOutputTokens"),
     (lambda: new_agent(_agent(model_settings=_settings(context_window=0))), "input.modelSettings.contextWindow"),
+    (lambda: new_agent(_agent(compaction_settings=_compaction(sliding_window_fraction=0.0))), f"{COMPACTION}.slidingWindowFraction"),
+    (lambda: new_agent(_agent(compaction_settings=_compaction(sliding_window_fraction=1.0))), f"{COMPACTION}.slidingWindowFraction"),
+    (lambda: new_agent(_agent(compaction_settings=_compaction(trigger_fraction=0.0))), f"{COMPACTION}.triggerFraction"),
+    (lambda: new_agent(_agent(compaction_settings=_compaction(trigger_fraction=1.01))), f"{COMPACTION}.triggerFraction"),
+    (lambda: new_agent(_agent(compaction_settings=_compaction(trigger_fraction=float("nan")))), f"{COMPACTION}.triggerFraction"),
+    (lambda: new_agent(_agent(compaction_settings=_compaction(clip_chars=0))), f"{COMPACTION}.clipChars"),
+    (lambda: new_agent(_agent(compaction_settings=_compaction(model=""))), f"{COMPACTION}.model"),
+    (lambda: new_agent(_agent(compaction_settings=_compaction(prompt=""))), f"{COMPACTION}.prompt"),
+    (lambda: new_agent(_agent(compaction_settings=_compaction(prompt=TOO_LONG))), f"{COMPACTION}.prompt"),
+    (
+        lambda: new_agent(_agent(compaction_settings=_compaction(model_settings=_settings(top_p=2.0)))),
+        f"{COMPACTION}.modelSettings.topP",
+    ),
+    (lambda: new_conversation(_conversation(isolated_block_labels=["a", "b", "a"])), "input.isolatedBlockLabels[2]"),
+    (lambda: new_conversation(_conversation(isolated_block_labels=["x"] * 101)), "input.isolatedBlockLabels"),
     (lambda: new_agent(_agent(blocks=[_block(label="")])), "input.blocks[0].label"),
     (lambda: new_agent(_agent(blocks=[_block(label="a b")])), "input.blocks[0].label"),
     (lambda: new_agent(_agent(blocks=[_block(label="x" * 65)])), "input.blocks[0].label"),

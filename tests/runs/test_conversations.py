@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
+from db import agents, blocks
 from llm.registry import ModelNotFound
 from runs.agents import NewAgent, NewBlock, create_agent
-from runs.conversations import AgentNotFound, IdempotencyConflict, NewConversation, create_conversation
+from runs.conversations import AgentNotFound, IdempotencyConflict, NewConversation, UnknownBlock, create_conversation
 from tests.rig import TENANT, Rig, rig
 from tests.runs.logs import rows
 from vocabulary.conversations import Agent, ConversationStatus
@@ -101,3 +102,45 @@ async def test_an_unknown_model_is_refused_and_nothing_is_stored(parley: Rig) ->
     with pytest.raises(ModelNotFound):
         await create_conversation(parley.engine, TENANT, NewConversation(agent_id=agent.id, model="nobody/nothing"))
     assert await rows(parley.database) == before
+
+
+async def test_isolated_blocks_are_copies_that_stand_in_front_of_the_agents(parley: Rig) -> None:
+    agent = await _agent(parley)
+    new = NewConversation(agent_id=agent.id, isolated_block_labels=("persona", "human"))
+    conversation = await create_conversation(parley.engine, TENANT, new)
+    async with parley.database.read() as connection:
+        shared = await agents.blocks_by_agent(connection, [agent.id])
+        copies = await blocks.by_conversation(connection, [conversation.id])
+    assert [(copy.label, copy.value, copy.description, copy.limit, copy.read_only) for copy in copies] == [
+        (block.label, block.value, block.description, block.limit, block.read_only) for block in shared
+    ]
+    assert {copy.conversation_id for copy in copies} == {conversation.id}
+    assert not {copy.id for copy in copies} & {block.id for block in shared}
+    [system] = await parley.history(conversation.id)
+    plain = await create_conversation(parley.engine, TENANT, NewConversation(agent_id=agent.id))
+    assert system.text == (await parley.history(plain.id))[0].text
+
+
+async def test_only_the_blocks_that_are_named_are_copied(parley: Rig) -> None:
+    agent = await _agent(parley)
+    conversation = await create_conversation(parley.engine, TENANT, NewConversation(agent_id=agent.id, isolated_block_labels=("human",)))
+    async with parley.database.read() as connection:
+        assert [block.label for block in await blocks.by_conversation(connection, [conversation.id])] == ["human"]
+
+
+async def test_an_unknown_label_is_refused_by_its_name_and_nothing_is_stored(parley: Rig) -> None:
+    agent = await _agent(parley)
+    before = await rows(parley.database)
+    with pytest.raises(UnknownBlock) as refused:
+        await create_conversation(parley.engine, TENANT, NewConversation(agent_id=agent.id, isolated_block_labels=("human", "hammer")))
+    assert refused.value.label == "hammer"
+    assert await rows(parley.database) == before
+
+
+async def test_a_retry_copies_no_block_again(parley: Rig) -> None:
+    agent = await _agent(parley)
+    new = NewConversation(agent_id=agent.id, isolated_block_labels=("human",), idempotency_key="k", body_hash="h")
+    made = await asyncio.gather(*(create_conversation(parley.engine, TENANT, new) for _ in range(5)))
+    assert len({conversation.id for conversation in made}) == 1
+    async with parley.database.read() as connection:
+        assert len(await blocks.by_conversation(connection, [made[0].id])) == 1

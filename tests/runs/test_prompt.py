@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from llm.model import AssistantTurn, CalledTool, ReasoningTurn, ReturnedTool, SystemTurn, ToolCallTurn, ToolReturnTurn, UserTurn
-from runs.prompt import compile_system, turns
+from runs.prompt import compile_system, memory, turns
 from tests.runs.values import CALL, THEN, message
 from vocabulary.conversations import Block
 from vocabulary.messages import (
@@ -57,6 +57,14 @@ def test_the_system_prompt_is_the_instructions_and_then_the_blocks() -> None:
 def test_without_instructions_the_system_prompt_begins_with_the_blocks() -> None:
     assert compile_system("", [_block("human", "Ada")]) == '<memory label="human">\nAda\n</memory>'
     assert compile_system("", []) == ""
+
+
+def test_a_conversations_own_blocks_stand_in_front_of_the_agents_in_the_order_of_their_labels() -> None:
+    shared = [_block("human", "Ada"), _block("persona", "Terse."), _block("task", "Count.")]
+    own = _block("persona", "Chatty.")
+    assert memory(shared, [own]) == [shared[0], own, shared[2]]
+    assert memory(shared, []) == shared
+    assert memory([], [own]) == [own]
 
 
 def test_each_kind_of_message_is_its_kind_of_turn() -> None:
