@@ -112,8 +112,16 @@ async def run_counts(connection: AsyncConnection, run_ids: Iterable[str]) -> dic
 
 
 async def of_run(connection: AsyncConnection, run_id: str) -> list[Message]:
-    query = select(*COLUMNS).select_from(_joined).where(messages.c.run_id == run_id).order_by(messages.c.started_sequence)
-    return [message_of(row) for row in await connection.execute(query)]
+    return (await of_runs(connection, [run_id]))[run_id]
+
+
+async def of_runs(connection: AsyncConnection, run_ids: Collection[str]) -> dict[str, list[Message]]:
+    """By run, each in the order in which they were first announced."""
+    query = select(*COLUMNS).select_from(_joined).where(messages.c.run_id.in_(list(run_ids))).order_by(messages.c.started_sequence)
+    by_run: dict[str, list[Message]] = {run_id: [] for run_id in run_ids}
+    for row in await connection.execute(query):
+        by_run[row.run_id].append(message_of(row))
+    return by_run
 
 
 async def context(connection: AsyncConnection, conversation_id: str) -> list[Message]:

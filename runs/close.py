@@ -1,7 +1,8 @@
-"""Closing a run from outside its own task: for failure, takeover and hand-over now; every later way to end one comes through here.
+"""Closing a run from outside its own task: for cancel, failure, takeover and hand-over; every way to end one comes through here.
 
 In the caller's transaction, under the head's lock: raise the fence, so that whoever wrote for the run can write no more; close its
-open messages from what the log holds; answer the tool calls that were left without a return; say how it ended.
+open messages from what the log holds; answer the tool calls that were left without a return; say how it ended. After the commit its
+worker is told, so that it stops at once; it could write nothing anyway.
 """
 
 from collections.abc import Sequence
@@ -47,11 +48,31 @@ class Ending:
 
 async def close_run(engine: Engine, transaction: Transaction, head: Head, run: Run, ending: Ending) -> Run:
     """Ends a run for good, whatever state it was left in, and lets the next one start."""
-    await close_messages(transaction, head, run, abandon_step=False)
+    [ended] = await close_runs(engine, transaction, head, [run], ending)
+    return ended
+
+
+async def close_runs(engine: Engine, transaction: Transaction, head: Head, closing: Sequence[Run], ending: Ending) -> list[Run]:
+    """As `close_run`, for several live runs of one conversation, which tells of it once.
+
+    The input of a run that was still in line never enters history: it was never said to the model, and nothing answers it. It becomes
+    INTERRUPTED without an ordinal and stays, whole, in `Run.messages`. What had entered history stays there, and in context.
+    """
+    written = await messages.of_runs(transaction.connection, [run.id for run in closing])
+    await _take_out_of_line(transaction, head, [message for run in closing for message in written[run.id]])
+    ended = [await _end(transaction, head, run, ending, written[run.id]) for run in closing]
+    await runs.save(transaction.connection, ended)
+    times = {"last_message_at": transaction.now, "last_run_completed_at": transaction.now, "updated_at": transaction.now}
+    await announce_conversation(transaction, head, head.take_sequence(), times)
+    await engine.dispatcher.defer(transaction, head.conversation_id)
+    return ended
+
+
+async def _end(transaction: Transaction, head: Head, run: Run, ending: Ending, written: Sequence[Message]) -> Run:
+    await _close(transaction, head, run, written)
     if ending.error is not None:
         told = ErrorBody(error=ending.error)
         await _write(transaction, head, run, MessageType.ERROR, told, text=ending.error.message, step_id=None, in_tail=False)
-    sequence = head.take_sequence()
     ended = replace(
         run,
         status=state.moved(state.RUN, run.status, ending.status),
@@ -59,34 +80,51 @@ async def close_run(engine: Engine, transaction: Transaction, head: Head, run: R
         error=ending.error,
         usage=run.usage + ending.usage,
         time_to_first_token_ms=run.time_to_first_token_ms or ending.time_to_first_token_ms,
-        sequence=sequence,
+        sequence=head.take_sequence(),
         completed_at=transaction.now,
     )
-    await runs.save(transaction.connection, [ended])
-    transaction.append(head, sequence, RunChanged(ended, ended.status, ended.stop_reason), run_id=run.id)
+    transaction.append(head, ended.sequence, RunChanged(ended, ended.status, ended.stop_reason), run_id=run.id)
     if head.active_run_id == run.id:
         head.active_run_id = None
         head.fence += 1
-    times = {"last_message_at": transaction.now, "last_run_completed_at": transaction.now, "updated_at": transaction.now}
-    await announce_conversation(transaction, head, head.take_sequence(), times)
-    await engine.dispatcher.defer(transaction, head.conversation_id)
     return ended
 
 
-async def close_messages(transaction: Transaction, head: Head, run: Run, *, abandon_step: bool) -> None:
-    """Closes what the run left open. `abandon_step`: its unfinished step will be done anew, so nothing of it stays in context."""
+async def _take_out_of_line(transaction: Transaction, head: Head, written: Sequence[Message]) -> None:
+    out = [
+        replace(
+            message,
+            status=state.moved(state.MESSAGE, message.status, MessageStatus.INTERRUPTED),
+            in_tail=False,
+            sequence=head.take_sequence(),
+        )
+        for message in written
+        if message.status is MessageStatus.QUEUED
+    ]
+    await messages.change(transaction.connection, out)
+    for message in out:
+        transaction.append(head, message.sequence, MessageCompleted(message), run_id=message.run_id)
+
+
+async def abandon_step(transaction: Transaction, head: Head, run: Run) -> None:
+    """Closes what a run left open that goes on: its unfinished step will be done anew, so nothing of it stays in context."""
     written = await messages.of_run(transaction.connection, run.id)
+    called = await _close(transaction, head, run, written, abandoned=True)
+    await _leave_out(transaction, head, run, [message for message in written if message.step_id not in called])
+
+
+async def _close(transaction: Transaction, head: Head, run: Run, written: Sequence[Message], *, abandoned: bool = False) -> set[str | None]:
+    """Answers the steps whose calls were complete."""
     for message in written:
         if message.status is MessageStatus.IN_PROGRESS:
-            await _interrupt(transaction, head, message, abandoned=abandon_step)
+            await _interrupt(transaction, head, message, abandoned=abandoned)
     answered = {item.tool_call_id for message in written if isinstance(message.body, ToolReturnBody) for item in message.body.tool_returns}
     called: set[str | None] = set()
     for message in written:
         if message.type is MessageType.TOOL_CALL and message.status is MessageStatus.COMPLETED:
             called.add(message.step_id)
             await _answer_calls(transaction, head, run, message, answered)
-    if abandon_step:
-        await _leave_out(transaction, head, run, [message for message in written if message.step_id not in called])
+    return called
 
 
 def _stays(message: Message) -> bool:
