@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, Text, bindparam, case, cast, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -129,6 +129,14 @@ async def context(connection: AsyncConnection, conversation_id: str) -> list[Mes
     query = select(*COLUMNS).select_from(_joined).where(messages.c.conversation_id == conversation_id, IN_CONTEXT)
     first = case((messages.c.id == conversations.c.system_message_id, 0), (messages.c.id == conversations.c.summary_message_id, 1), else_=2)
     return [message_of(row) for row in await connection.execute(query.order_by(first, messages.c.ordinal))]
+
+
+async def context_characters(connection: AsyncConnection, conversation_id: str, *, before_step: str) -> int:
+    """How long what the model was shown in that step is: texts, and calls and returns as they are stored."""
+    is_data = messages.c.type.in_([MessageType.TOOL_CALL.value, MessageType.TOOL_RETURN.value])
+    length = case((is_data, func.length(cast(messages.c.body, Text))), else_=func.length(messages.c.text))
+    shown = (messages.c.conversation_id == conversation_id) & IN_CONTEXT & messages.c.step_id.is_distinct_from(before_step)
+    return (await connection.execute(select(func.coalesce(func.sum(length), 0)).select_from(_joined).where(shown))).scalar_one()
 
 
 async def take_prunable(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Prunable]:

@@ -133,4 +133,4 @@ async def fail(engine: Engine, lease: Lease, ending: Ending) -> None:
             return
         run = await runs.get(transaction.connection, lease.run.id)
         if run is not None:
-            await close_run(engine, transaction, head, run, ending)
+            await close_run(engine, transaction, head, run, replace(ending, by_its_worker=True))
