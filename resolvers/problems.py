@@ -18,6 +18,7 @@ from resolvers.connections import InvalidCursor
 from resolvers.context import NotFound
 from resolvers.viewer import UnusableName
 from runs.agents import UnknownTool
+from runs.cancel import NoActiveRuns, RunNotFound
 from runs.conversations import AgentNotFound, IdempotencyConflict
 from runs.send import ConversationBusy, ConversationNotFound
 from streams.hub import NoSuchConversation
@@ -40,7 +41,7 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("BAD_USER_INPUT", {"argument": argument})
         case InvalidCursor(argument=argument):
             return Refusal("INVALID_CURSOR", {"argument": argument})
-        case NotFound() | AgentNotFound() | ConversationNotFound() | NoSuchConversation():
+        case NotFound() | AgentNotFound() | ConversationNotFound() | RunNotFound() | NoSuchConversation():
             return Refusal("NOT_FOUND")
         case ModelNotFound(handle=handle):
             return Refusal("MODEL_NOT_FOUND", {"model": handle})
@@ -48,6 +49,8 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("UNKNOWN_TOOL", {"tool": name})
         case ConversationBusy(run_id=run_id):
             return Refusal("CONVERSATION_BUSY", {"runId": run_id})
+        case NoActiveRuns():
+            return Refusal("NO_ACTIVE_RUNS")
         case IdempotencyConflict(key=key):
             return Refusal("IDEMPOTENCY_CONFLICT", {"idempotencyKey": key})
         case UnusableName(key=key):
