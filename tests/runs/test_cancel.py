@@ -10,7 +10,9 @@ import pytest
 
 from db import runs
 from db.engine import Database
+from llm.endpoints import CompatibleServer
 from llm.model import AssistantTurn, ToolCallTurn, ToolReturnTurn, UserTurn
+from llm.registry import ModelRegistry
 from runs.cancel import Cancelled, NoActiveRuns, RunNotFound, cancel_conversation, cancel_run
 from runs.send import ConversationNotFound
 from runs.tools import Arguments, ServerTool
@@ -21,16 +23,23 @@ from tests.provider import Answer, Provider
 from tests.rig import TENANT, Rig, rig
 from tests.runs.logs import call_states, checked, only, running, said, statuses, steps, taken_out, until
 from tests.runs.processes import Servers, worker
-from tests.runs.scripted import USAGE, Models, Scripted, call, finished, reasoning, text
+from tests.runs.scripted import USAGE, Cue, Models, Scripted, call, finished, reasoning, text
 from tests.streams.buses import running as bus_running
 from vocabulary.conversations import Conversation, ConversationStatus
-from vocabulary.events import ConversationChanged, DeltaMode
+from vocabulary.events import ConversationChanged, DeltaMode, MessageCompleted, RunChanged
 from vocabulary.messages import MessageStatus, MessageType, TextPart, ToolCallState, ToolReturnBody
 from vocabulary.runs import BusyPolicy, CancelOutcome, Run, RunStatus, StopReason
 
-HALF = [*text("Half an", " answer")[:-1], asyncio.Event()]
 on_postgresql = pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
 QUIET = 60.0
+
+
+def half() -> list[Cue]:
+    return [*text("Half an", " answer")[:-1], asyncio.Event()]
+
+
+def ended(payload: object) -> bool:
+    return isinstance(payload, RunChanged) and payload.status is RunStatus.CANCELLED
 
 
 def sure(database: Database) -> WorkerLimits:
@@ -152,7 +161,7 @@ async def test_usage_of_earlier_steps_is_as_reported_and_only_the_cut_one_is_est
         return "Done."
 
     tool = ServerTool(name="work", description="Works.", parameters={"type": "object"}, run=run)
-    model = Scripted([*call("work", "{}"), *finished()], list(HALF))
+    model = Scripted([*call("work", "{}"), *finished()], half())
     async with scripted(database, bus, model, tool) as (parley, conversation):
         sent = await parley.say(conversation.id, "Hi")
         await until(parley, conversation.id, said("answer"))
@@ -166,7 +175,7 @@ async def test_usage_of_earlier_steps_is_as_reported_and_only_the_cut_one_is_est
 
 
 async def test_twice_is_once_and_what_has_ended_has_ended(database: Database, bus: Bus) -> None:
-    async with scripted(database, bus, Scripted(list(HALF))) as (parley, conversation):
+    async with scripted(database, bus, Scripted(half())) as (parley, conversation):
         sent = await parley.say(conversation.id, "Hi")
         await until(parley, conversation.id, said("answer"))
         outcomes = [one.outcome for one in await asyncio.gather(*(cancel(parley, sent.run) for _ in range(5)))]
@@ -211,7 +220,7 @@ async def test_what_is_not_there_or_anothers_is_not_found(parley: Rig) -> None:
 
 
 async def test_a_conversation_is_cancelled_with_its_queue(database: Database, bus: Bus) -> None:
-    async with scripted(database, bus, model := Scripted(list(HALF))) as (parley, conversation):
+    async with scripted(database, bus, model := Scripted(half())) as (parley, conversation):
         first = await parley.say(conversation.id, "First")
         await until(parley, conversation.id, said("answer"))
         sent = [first, *[await parley.say(conversation.id, f"Number {number}") for number in range(3)]]
@@ -247,7 +256,7 @@ async def test_a_signal_that_is_lost_only_means_that_the_fence_finds_out(databas
 
 
 async def test_an_interrupting_send_goes_before_the_queue_and_is_shown_what_was_said(database: Database, bus: Bus) -> None:
-    async with scripted(database, bus, model := Scripted(list(HALF))) as (parley, conversation):
+    async with scripted(database, bus, model := Scripted(half())) as (parley, conversation):
         first = await parley.say(conversation.id, "First")
         await until(parley, conversation.id, said("answer"))
         queued = [await parley.say(conversation.id, f"Queued {number}") for number in range(2)]
@@ -263,8 +272,9 @@ async def test_an_interrupting_send_goes_before_the_queue_and_is_shown_what_was_
             "First", "Half an answer", "Stop!", "Done.", "Queued 0", "Done.", "Queued 1", "Done.",
         ]  # fmt: skip
         assert [type(turn) for turn in model.requests[1].history] == [UserTurn, AssistantTurn, UserTurn]
-        told = [event.payload.conversation.status for event in events if isinstance(event.payload, ConversationChanged)]
-        assert ConversationStatus.IDLE not in told[:-1]
+        [over] = [event.sequence for event in events if event.run_id == first.run.id and ended(event.payload)]
+        between = events[over : urgent.applied_through_sequence - 1]
+        assert [type(event.payload) for event in between] == [MessageCompleted, RunChanged]  # nobody is told that it was idle
 
 
 async def test_an_interrupting_send_replaces_what_would_have_run_next_with_its_input_in_history(database: Database, bus: Bus) -> None:
@@ -293,7 +303,7 @@ async def test_an_interrupting_send_to_an_idle_conversation_interrupts_nothing(p
 
 @pytest.mark.parametrize("policy", [BusyPolicy.INTERRUPT, BusyPolicy.REJECT])
 async def test_a_retry_never_cancels_and_is_never_refused(database: Database, bus: Bus, policy: BusyPolicy) -> None:
-    async with scripted(database, bus, Scripted(list(HALF))) as (parley, conversation):
+    async with scripted(database, bus, Scripted(half())) as (parley, conversation):
         sent = await asyncio.gather(
             *(parley.say(conversation.id, "Hi", idempotency_key="k", body_hash="h", when_busy=policy) for _ in range(20))
         )
@@ -328,9 +338,10 @@ async def servers(database_url: str, redis_url: str) -> Servers:
 
 
 @asynccontextmanager
-async def distributed(servers: Servers, database: Database) -> AsyncGenerator[Rig]:
+async def distributed(servers: Servers, database: Database, provider: Provider) -> AsyncGenerator[Rig]:
     """The API's side: runs are others' work, on the bus that they share."""
-    async with bus_running(RedisBus(servers.redis_url)) as bus, rig(database, bus=bus, works=False) as parley:
+    models = ModelRegistry(servers={"local": CompatibleServer(base_url=provider.base_url)})
+    async with bus_running(RedisBus(servers.redis_url)) as bus, rig(database, bus=bus, models=models, works=False) as parley:
         yield parley
 
 
@@ -344,7 +355,7 @@ async def test_on_another_machine_the_silent_call_ends_at_once_and_so_does_one_o
 ) -> None:
     stalled = Answer(text=["Half an", " answer"], stall_after=3)
     provider.script(stalled, stalled, stalled)
-    async with distributed(servers, database) as parley, worker(servers, **of_provider(provider, LEASE_S="60")) as other:
+    async with distributed(servers, database, provider) as parley, worker(servers, **of_provider(provider, LEASE_S="60")) as other:
         conversation = await parley.conversation(model="local/m")
         sent = await parley.say(conversation.id, "Hi")
         await until(parley, conversation.id, said("answer"))
