@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text as sql
 
 from db import runs
 from db.engine import Database
@@ -233,6 +234,27 @@ async def test_a_conversation_is_cancelled_with_its_queue(database: Database, bu
         assert [message.text for message in taken_out(events)] == ["Number 0", "Number 1", "Number 2"]
         await is_silent_after(parley, conversation, len(events))
         assert len(model.requests) == 2
+
+
+async def test_one_run_that_cannot_be_cancelled_does_not_keep_the_others_going(database: Database, bus: Bus) -> None:
+    async with rig(database, bus=bus, worker_limits=replace(sure(database), concurrency=0)) as parley:
+        conversation = await parley.conversation()
+        sent = [await parley.say(conversation.id, f"Number {number}") for number in range(3)]
+        async with database.write() as connection:
+            await connection.execute(sql(REFUSAL[database.is_sqlite].format(sent[1].run.id)))
+        cancelled = await cancel_conversation(parley.engine, TENANT, conversation.id)
+        assert [(one.outcome, one.run.status) for one in cancelled] == [
+            (CancelOutcome.CANCELLED, RunStatus.CANCELLED),
+            (CancelOutcome.FAILED, RunStatus.QUEUED),
+            (CancelOutcome.CANCELLED, RunStatus.CANCELLED),
+        ]
+        assert [message.text for message in taken_out(await parley.stored(conversation.id))] == ["Number 2"]
+
+
+REFUSAL = {
+    True: "CREATE TRIGGER refuse BEFORE UPDATE ON runs WHEN new.id = '{}' BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    False: "ALTER TABLE runs ADD CONSTRAINT refuse CHECK (id <> '{}' OR status <> 'CANCELLED')",
+}
 
 
 async def test_a_signal_that_is_lost_only_means_that_the_fence_finds_out(database: Database) -> None:
