@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, Text, bindparam, case, cast, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, Text, bindparam, case, cast, delete, func, insert, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -134,9 +134,13 @@ async def context(connection: AsyncConnection, conversation_id: str) -> list[Mes
 async def context_characters(connection: AsyncConnection, conversation_id: str, *, before_step: str) -> int:
     """How long what the model was shown in that step is: texts, and calls and returns as they are stored."""
     is_data = messages.c.type.in_([MessageType.TOOL_CALL.value, MessageType.TOOL_RETURN.value])
-    length = case((is_data, func.length(cast(messages.c.body, Text))), else_=func.length(messages.c.text))
-    shown = (messages.c.conversation_id == conversation_id) & IN_CONTEXT & messages.c.step_id.is_distinct_from(before_step)
-    return (await connection.execute(select(func.coalesce(func.sum(length), 0)).select_from(_joined).where(shown))).scalar_one()
+    length = case((is_data, func.length(cast(messages.c.body, Text))), else_=func.length(messages.c.text)).label("length")
+    in_tail = messages.c.in_tail & (messages.c.ordinal >= conversations.c.tail_ordinal) & messages.c.step_id.is_distinct_from(before_step)
+    at_top = messages.c.id.in_((conversations.c.system_message_id, conversations.c.summary_message_id))
+    # Apart, because together they would read the whole history for the sake of two ids.
+    parts = [select(length).select_from(_joined).where(conversations.c.id == conversation_id, part) for part in (in_tail, at_top)]
+    lengths = union_all(*parts).subquery()
+    return (await connection.execute(select(func.coalesce(func.sum(lengths.c.length), 0)))).scalar_one()
 
 
 async def take_prunable(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Prunable]:

@@ -64,7 +64,9 @@ async def close_run(engine: Engine, transaction: Transaction, head: Head, run: R
 async def close_runs(engine: Engine, transaction: Transaction, head: Head, closing: Sequence[Run], ending: Ending) -> list[Run]:
     """As `close_run`, for several live runs of one conversation, which tells of it once."""
     ended = await end_runs(engine, transaction, head, closing, ending)
-    times = {"last_message_at": transaction.now, "last_run_completed_at": transaction.now, "updated_at": transaction.now}
+    times = {"last_run_completed_at": transaction.now, "updated_at": transaction.now}
+    if any(run.status is RunStatus.RUNNING for run in closing):
+        times["last_message_at"] = transaction.now
     await announce_conversation(transaction, head, head.take_sequence(), times)
     await engine.dispatcher.defer(transaction, head.conversation_id)
     return ended

@@ -187,21 +187,23 @@ async def test_twice_is_once_and_what_has_ended_has_ended(database: Database, bu
         assert await parley.stored(conversation.id) == before
 
 
-async def test_against_a_run_that_is_just_finishing_one_of_both_wins(parley: Rig) -> None:
+async def test_against_a_run_that_is_just_finishing_one_of_both_wins(database: Database, bus: Bus) -> None:
     """Whatever the moment: one end, told once, and as the answer said."""
-    conversation = await parley.conversation()
-    outcomes: set[CancelOutcome] = set()
-    for round_ in range(30):
-        sent = await parley.say(conversation.id, "Hi")
-        for _ in range(round_ * 12):
-            await asyncio.sleep(0)
-        cancelled = await cancel(parley, sent.run)
-        outcomes.add(cancelled.outcome)
-        was_cut = cancelled.outcome is CancelOutcome.CANCELLED
-        assert cancelled.run.status is (RunStatus.CANCELLED if was_cut else RunStatus.COMPLETED)
-        assert (await parley.ended(sent.run)).status is cancelled.run.status
-    await checked(parley, conversation.id)
-    assert CancelOutcome.CANCELLED in outcomes
+    gates = [asyncio.Event() for _ in range(25)]
+    model = Scripted(*([*text(f"Answer {number}"), gate, *finished()] for number, gate in enumerate(gates)))
+    async with scripted(database, bus, model) as (parley, conversation):
+        for number, gate in enumerate(gates):
+            sent = await parley.say(conversation.id, "Hi")
+            await until(parley, conversation.id, said(f"Answer {number}"))
+            gate.set()
+            for _ in range(number * 3):
+                await asyncio.sleep(0)
+            cancelled = await cancel(parley, sent.run)
+            was_cut = cancelled.outcome is CancelOutcome.CANCELLED
+            assert cancelled.run.status is (RunStatus.CANCELLED if was_cut else RunStatus.COMPLETED)
+            assert cancelled.run.usage.estimated is was_cut
+            assert (await parley.ended(sent.run)).status is cancelled.run.status
+        await checked(parley, conversation.id)
 
 
 async def test_what_is_not_there_or_anothers_is_not_found(parley: Rig) -> None:
