@@ -102,8 +102,10 @@ async def _locked(transaction: Transaction, tenant: str, conversation_id: str) -
 
 async def _interrupt(engine: Engine, transaction: Transaction, head: Head, live: Sequence[Run]) -> None:
     """What runs, or would have run next with its input in history already, is cancelled. The queue stays as it is."""
-    await end_runs(engine, transaction, head, [run for run in live if run.status is RunStatus.RUNNING or run.goes_first], cancelled())
-    await conversations.touch(transaction.connection, [head.conversation_id], {"last_run_completed_at": transaction.now})
+    active = [run for run in live if run.status is RunStatus.RUNNING or run.goes_first]
+    if active:
+        await end_runs(engine, transaction, head, active, cancelled())
+        await conversations.touch(transaction.connection, [head.conversation_id], {"last_run_completed_at": transaction.now})
 
 
 async def _sent_before(transaction: Transaction, request: Send) -> Sent | None:

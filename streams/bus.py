@@ -89,7 +89,7 @@ class MemoryBus:
     def __init__(self) -> None:
         self._attached: set[str] = set()
         self._listener: Listener | None = None
-        self._told: dict[str, Callable[[str], None]] = {}
+        self._recipients: dict[str, Callable[[str], None]] = {}
         self._published = self._received = 0
 
     def listen(self, listener: Listener) -> None:
@@ -117,13 +117,13 @@ class MemoryBus:
         return topic in self._attached
 
     def heed(self, recipient: str, told: Callable[[str], None]) -> None:
-        self._told[recipient] = told
+        self._recipients[recipient] = told
 
     def unheed(self, recipient: str) -> None:
-        self._told.pop(recipient, None)
+        self._recipients.pop(recipient, None)
 
     def signal(self, recipient: str, subject: str) -> None:
-        if (told := self._told.get(recipient)) is not None:
+        if (told := self._recipients.get(recipient)) is not None:
             told(subject)
 
     def status(self) -> BusStatus:

@@ -41,7 +41,7 @@ class RedisBus:
         self.prefix = prefix
         self._listener: Listener | None = None
         self._wishes: dict[str, _Wish] = {}
-        self._told: dict[str, Callable[[str], None]] = {}  # by recipient, whose channel is a wish like any other
+        self._recipients: dict[str, Callable[[str], None]] = {}  # by recipient, whose channel is a wish like any other
         self._lines: dict[str, tuple[Line, asyncio.Task[None]]] = {}
         self._trouble = asyncio.Event()
         self._received = 0
@@ -80,11 +80,11 @@ class RedisBus:
         return wish is not None and wish.confirmed.is_set()
 
     def heed(self, recipient: str, told: Callable[[str], None]) -> None:
-        self._told[recipient] = told
+        self._recipients[recipient] = told
         self._place(recipient, self._wishes.setdefault(recipient, _Wish()))
 
     def unheed(self, recipient: str) -> None:
-        self._told.pop(recipient, None)
+        self._recipients.pop(recipient, None)
         self.detach(recipient)
 
     def signal(self, recipient: str, subject: str) -> None:
@@ -149,7 +149,7 @@ class RedisBus:
         self._doubt(heard)
 
     def _doubt(self, topics: Collection[str]) -> None:
-        in_doubt = [topic for topic in topics if topic not in self._told]  # a signal that was lost is nobody's loss
+        in_doubt = [topic for topic in topics if topic not in self._recipients]  # a signal that was lost is nobody's loss
         if self._listener is not None and in_doubt:
             self._listener.doubt(in_doubt)
 
@@ -157,7 +157,7 @@ class RedisBus:
 
     def message(self, channel: str, data: bytes) -> None:
         topic = channel.removeprefix(self.prefix)
-        if (told := self._told.get(topic)) is not None:
+        if (told := self._recipients.get(topic)) is not None:
             self._received += 1
             told(data.decode())
             return

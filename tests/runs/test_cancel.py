@@ -318,6 +318,19 @@ async def test_an_interrupting_send_replaces_what_would_have_run_next_with_its_i
         assert [message.text for message in await idle.history(conversation.id)] == ["Be brief.", "First", "Second", "Third"]
 
 
+async def test_an_interrupting_send_leaves_a_queue_alone_of_which_nothing_has_begun(database: Database, bus: Bus) -> None:
+    async with rig(database, bus=bus, worker_limits=replace(sure(database), concurrency=0)) as idle:
+        conversation = await idle.conversation()
+        first, queued = [await idle.say(conversation.id, said_) for said_ in ("First", "Queued")]
+        await cancel(idle, first.run)
+        before = await idle.read(conversation.id)
+        urgent = await idle.say(conversation.id, "Urgent", when_busy=BusyPolicy.INTERRUPT)
+        async with idle.database.read() as connection:
+            live = (await runs.live(connection, [conversation.id]))[conversation.id]
+        assert [run.id for run in live] == [urgent.run.id, queued.run.id]
+        assert (await idle.read(conversation.id)).last_run_completed_at == before.last_run_completed_at
+
+
 async def test_an_interrupting_send_to_an_idle_conversation_interrupts_nothing(parley: Rig) -> None:
     conversation = await parley.conversation()
     sent = await parley.say(conversation.id, "Hi", when_busy=BusyPolicy.INTERRUPT)
