@@ -17,6 +17,7 @@ from pathlib import Path
 from uvicorn.loops.auto import auto_loop_factory
 
 from bench.append import append
+from bench.cancel import cancel
 from bench.fanout import fanout
 from bench.figures import Figure, table
 from bench.first_delta import first_delta
@@ -29,6 +30,7 @@ from cluster.postgres import NoPostgres
 BENCHMARKS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] = {
     "append": ("events through the writer", append),
     "first_delta": ("time from sending to the first delta", first_delta),
+    "cancel": ("time from a cancel to the end of its run", cancel),
     "replay": ("replay of an answer of 2,000 deltas", replay),
     "idle": ("memory per idle subscriber, of 1,000", idle),
     "long_history": ("pages and context of long conversations", long_history),

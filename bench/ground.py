@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from cluster.postgres import PostgresServer, execute, fresh_database
 from db.engine import Database
 from db.migrate import upgrade
 from llm.registry import ModelRegistry
+from runs.tools import ServerTool
 from tests.rig import Rig, rig
 
 SQLITE = "SQLite"
@@ -32,19 +33,20 @@ class Ground:
         return (SQLITE,) if self.postgres is None else (SQLITE, POSTGRESQL)
 
     @asynccontextmanager
-    async def engine(self, kind: str, models: ModelRegistry) -> AsyncGenerator[Rig]:
+    async def engine(self, kind: str, models: ModelRegistry, *, tools: Sequence[ServerTool] = ()) -> AsyncGenerator[Rig]:
         """The engine without its API, on an empty database."""
-        async with self._url(kind) as url:
+        async with self.url(kind) as url:
             database = Database.open(url)
             try:
                 await upgrade(database)
-                async with rig(database, models=models) as parley:
+                async with rig(database, models=models, tools=tools) as parley:
                     yield parley
             finally:
                 await database.close()
 
     @asynccontextmanager
-    async def _url(self, kind: str) -> AsyncGenerator[str]:
+    async def url(self, kind: str) -> AsyncGenerator[str]:
+        """Of an empty database, without tables."""
         if kind == POSTGRESQL and self.postgres is not None:
             async with fresh_database(self.postgres) as url:
                 yield url

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, delete, func, insert, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Row, Select, Text, bindparam, case, cast, delete, func, insert, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -114,8 +114,16 @@ async def run_counts(connection: AsyncConnection, run_ids: Iterable[str]) -> dic
 
 
 async def of_run(connection: AsyncConnection, run_id: str) -> list[Message]:
-    query = select(*COLUMNS).select_from(_joined).where(messages.c.run_id == run_id).order_by(messages.c.started_sequence)
-    return [message_of(row) for row in await connection.execute(query)]
+    return (await of_runs(connection, [run_id]))[run_id]
+
+
+async def of_runs(connection: AsyncConnection, run_ids: Collection[str]) -> dict[str, list[Message]]:
+    """By run, each in the order in which they were first announced."""
+    query = select(*COLUMNS).select_from(_joined).where(messages.c.run_id.in_(list(run_ids))).order_by(messages.c.started_sequence)
+    by_run: dict[str, list[Message]] = {run_id: [] for run_id in run_ids}
+    for row in await connection.execute(query):
+        by_run[row.run_id].append(message_of(row))
+    return by_run
 
 
 async def context(connection: AsyncConnection, conversation: Conversation) -> list[Message]:
@@ -124,6 +132,18 @@ async def context(connection: AsyncConnection, conversation: Conversation) -> li
     asked = {"conversation_id_": conversation.id, "tail_ordinal_": conversation.tail_ordinal, "first_ids": [id_ for id_ in first if id_]}
     shown = [message_of(row) for row in await connection.execute(_CONTEXT, asked)]
     return sorted(shown, key=lambda message: (message.id != first[0], message.id != first[1], message.ordinal))
+
+
+async def context_characters(connection: AsyncConnection, conversation_id: str, *, before_step: str) -> int:
+    """How long what the model was shown in that step is: texts, and calls and returns as they are stored."""
+    is_data = messages.c.type.in_([MessageType.TOOL_CALL.value, MessageType.TOOL_RETURN.value])
+    length = case((is_data, func.length(cast(messages.c.body, Text))), else_=func.length(messages.c.text)).label("length")
+    in_tail = messages.c.in_tail & (messages.c.ordinal >= conversations.c.tail_ordinal) & messages.c.step_id.is_distinct_from(before_step)
+    at_top = messages.c.id.in_((conversations.c.system_message_id, conversations.c.summary_message_id))
+    # Apart, because together they would read the whole history for the sake of two ids.
+    parts = [select(length).select_from(_joined).where(conversations.c.id == conversation_id, part) for part in (in_tail, at_top)]
+    lengths = union_all(*parts).subquery()
+    return (await connection.execute(select(func.coalesce(func.sum(lengths.c.length), 0)))).scalar_one()
 
 
 async def take_prunable(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Prunable]:

@@ -47,13 +47,13 @@ async def by_key(connection: AsyncConnection, conversation_id: str, idempotency_
 
 
 async def live(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, list[Run]]:
-    """The RUNNING run and then the queue, in its order, by conversation. Conversations with neither are missing."""
+    """The RUNNING run, that which goes first, then the queue in its order, by conversation. Conversations with none are missing."""
     query = select(runs).where(_live, runs.c.conversation_id.in_(list(conversation_ids)))
     by_conversation: dict[str, list[Run]] = {}
     for row in await connection.execute(query.order_by(runs.c.conversation_id, runs.c.created_sequence)):
         by_conversation.setdefault(row.conversation_id, []).append(run_of(row))
     for waiting in by_conversation.values():
-        waiting.sort(key=lambda run: run.status is not RunStatus.RUNNING)  # stable: the queue stays in its order
+        waiting.sort(key=lambda run: (run.status is not RunStatus.RUNNING, not run.goes_first))  # stable: the queue stays in its order
     return by_conversation
 
 
@@ -77,7 +77,8 @@ def _unattended(limit: int) -> Select[Any, Any, Any]:
     held = select(workers.c.id).where(workers.c.lease_expires_at > now())
     running = select(runs.c.conversation_id).where(runs.c.status == RunStatus.RUNNING.value, runs.c.worker_id.in_(held))
     waits = (runs.c.status != RunStatus.RUNNING.value).label("waits")
-    place = func.row_number().over(partition_by=runs.c.conversation_id, order_by=(waits, runs.c.created_sequence)).label("place")
+    in_line = (waits, runs.c.goes_first.desc(), runs.c.created_sequence)
+    place = func.row_number().over(partition_by=runs.c.conversation_id, order_by=in_line).label("place")
     query = select(runs.c.conversation_id, runs.c.id, runs.c.worker_id, runs.c.created_at, waits, place)
     line = query.where(_live, runs.c.conversation_id.not_in(running)).subquery()
     first = select(line.c.conversation_id, line.c.id, line.c.worker_id).where(line.c.place == 1)
@@ -178,6 +179,7 @@ def run_of(row: Row[Any]) -> Run:
         started_at=row.started_at,
         completed_at=row.completed_at,
         time_to_first_token_ms=row.time_to_first_token_ms,
+        goes_first=row.goes_first,
     )
 
 

@@ -6,7 +6,7 @@ and `events` has no foreign key, so that appending locks nothing but the head.
 
 from typing import Any
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text, text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text, false, text
 
 from db.types import Identifier, Json, Timestamp
 
@@ -162,6 +162,7 @@ runs = Table(
     Column("started_at", Timestamp),
     Column("completed_at", Timestamp),
     Column("time_to_first_token_ms", Integer),
+    Column("goes_first", Boolean, nullable=False, server_default=false()),
     Index("uq_runs_idempotency", "conversation_id", "idempotency_key", unique=True),
     Index("ix_runs_created", "conversation_id", "created_sequence"),
     Index(

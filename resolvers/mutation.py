@@ -4,9 +4,10 @@ import strawberry
 
 from resolvers.mutations.agents import AgentMutations
 from resolvers.mutations.conversations import ConversationMutations
+from resolvers.mutations.runs import RunMutations
 from resolvers.mutations.sending import SendingMutations
 
 
 @strawberry.type(description="What can be done. Mutations of one request are done one after the other.")
-class Mutation(AgentMutations, ConversationMutations, SendingMutations):
+class Mutation(AgentMutations, ConversationMutations, SendingMutations, RunMutations):
     pass

@@ -19,6 +19,7 @@ from resolvers.context import NotFound
 from resolvers.viewer import UnusableName
 from runs.agents import UnknownTool
 from runs.blocks import BlockNotFound
+from runs.cancel import NoActiveRuns, RunNotFound
 from runs.conversations import AgentNotFound, IdempotencyConflict, UnknownBlock
 from runs.send import ConversationBusy, ConversationNotFound
 from streams.hub import NoSuchConversation
@@ -41,7 +42,7 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("BAD_USER_INPUT", {"argument": argument})
         case InvalidCursor(argument=argument):
             return Refusal("INVALID_CURSOR", {"argument": argument})
-        case NotFound() | AgentNotFound() | BlockNotFound() | ConversationNotFound() | NoSuchConversation():
+        case NotFound() | AgentNotFound() | BlockNotFound() | ConversationNotFound() | RunNotFound() | NoSuchConversation():
             return Refusal("NOT_FOUND")
         case ModelNotFound(handle=handle):
             return Refusal("MODEL_NOT_FOUND", {"model": handle})
@@ -51,6 +52,8 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("UNKNOWN_BLOCK", {"block": label})
         case ConversationBusy(run_id=run_id):
             return Refusal("CONVERSATION_BUSY", {"runId": run_id})
+        case NoActiveRuns():
+            return Refusal("NO_ACTIVE_RUNS")
         case IdempotencyConflict(key=key):
             return Refusal("IDEMPOTENCY_CONFLICT", {"idempotencyKey": key})
         case UnusableName(key=key):

@@ -7,7 +7,7 @@ from db import messages, runs, workers
 from db.heads import Head
 from db.workers import LeaseState
 from runs import state
-from runs.close import Ending, close_messages, close_run
+from runs.close import Ending, abandon_step, close_run
 from runs.engine import Engine
 from streams.log import Transaction
 from vocabulary.events import MessageCompleted, RunChanged
@@ -82,7 +82,7 @@ async def _take_over(engine: Engine, transaction: Transaction, head: Head, run: 
         error = RunError(RunErrorType.WORKER_LOST, f"The run was given up after {run.attempt} attempts whose worker was lost.")
         await close_run(engine, transaction, head, run, Ending(status=RunStatus.FAILED, stop_reason=StopReason.ERROR, error=error))
         return None
-    await close_messages(transaction, head, run, abandon_step=True)
+    await abandon_step(transaction, head, run)
     return await _hold(transaction, head, replace(run, worker_id=worker_id, attempt=run.attempt + crashed))
 
 
@@ -133,4 +133,4 @@ async def fail(engine: Engine, lease: Lease, ending: Ending) -> None:
             return
         run = await runs.get(transaction.connection, lease.run.id)
         if run is not None:
-            await close_run(engine, transaction, head, run, ending)
+            await close_run(engine, transaction, head, run, replace(ending, by_its_worker=True))

@@ -1,17 +1,19 @@
-"""Closing a run from outside its own task: for failure, takeover and hand-over now; every later way to end one comes through here.
+"""Closing a run from outside its own task: for cancel, failure, takeover and hand-over; every way to end one comes through here.
 
 In the caller's transaction, under the head's lock: raise the fence, so that whoever wrote for the run can write no more; close its
-open messages from what the log holds; answer the tool calls that were left without a return; say how it ended.
+open messages from what the log holds; answer the tool calls that were left without a return; say how it ended. After the commit its
+worker is told, so that it stops at once; it could write nothing anyway.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from db import messages, runs
 from db.heads import Head
 from runs import state
+from runs.conversations import announce_conversation
 from runs.engine import Engine
-from runs.send import announce_conversation
 from runs.tools import error_return
 from streams.log import Transaction
 from vocabulary.events import MessageChanged, MessageCompleted, RunChanged, ToolCallChanged
@@ -27,8 +29,9 @@ from vocabulary.messages import (
     ToolCallState,
     ToolReturnBody,
 )
-from vocabulary.runs import Run, RunError, RunStatus, StopReason, Usage
+from vocabulary.runs import Run, RunError, RunStatus, Step, StopReason, Usage
 
+_CHARACTERS_PER_TOKEN = 4  # of English prose, in every common vocabulary
 _NEVER_RUN = "The tool was not run."
 _OUTCOME_UNKNOWN = "The tool was started, but its outcome is unknown."
 _UNANSWERED = frozenset({ToolCallState.STREAMING, ToolCallState.PENDING, ToolCallState.RUNNING})
@@ -36,57 +39,139 @@ _UNANSWERED = frozenset({ToolCallState.STREAMING, ToolCallState.PENDING, ToolCal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How a run ends. `usage`: of the call that was cut, on top of what the run has; `time_to_first_token_ms`: unless the run has one."""
+    """How a run ends. `usage`: of the call that was cut, on top of what the run has; None: nobody was told, so it is estimated.
+    `time_to_first_token_ms`: unless the run has one. `by_its_worker`: who need not be told.
+    """
 
     status: RunStatus
     stop_reason: StopReason
     error: RunError | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage | None = None
     time_to_first_token_ms: int | None = None
+    by_its_worker: bool = False
+
+
+def cancelled() -> Ending:
+    return Ending(status=RunStatus.CANCELLED, stop_reason=StopReason.CANCELLED)
 
 
 async def close_run(engine: Engine, transaction: Transaction, head: Head, run: Run, ending: Ending) -> Run:
     """Ends a run for good, whatever state it was left in, and lets the next one start."""
-    await close_messages(transaction, head, run, abandon_step=False)
-    if ending.error is not None:
-        told = ErrorBody(error=ending.error)
-        await _write(transaction, head, run, MessageType.ERROR, told, text=ending.error.message, step_id=None, in_tail=False)
-    sequence = head.take_sequence()
-    ended = replace(
-        run,
-        status=state.moved(state.RUN, run.status, ending.status),
-        stop_reason=ending.stop_reason,
-        error=ending.error,
-        usage=run.usage + ending.usage,
-        time_to_first_token_ms=run.time_to_first_token_ms or ending.time_to_first_token_ms,
-        sequence=sequence,
-        completed_at=transaction.now,
-    )
-    await runs.save(transaction.connection, [ended])
-    transaction.append(head, sequence, RunChanged(ended, ended.status, ended.stop_reason), run_id=run.id)
-    if head.active_run_id == run.id:
-        head.active_run_id = None
-        head.fence += 1
-    times = {"last_message_at": transaction.now, "last_run_completed_at": transaction.now, "updated_at": transaction.now}
+    [ended] = await close_runs(engine, transaction, head, [run], ending)
+    return ended
+
+
+async def close_runs(engine: Engine, transaction: Transaction, head: Head, closing: Sequence[Run], ending: Ending) -> list[Run]:
+    """As `close_run`, for several live runs of one conversation, which tells of it once."""
+    ended = await end_runs(engine, transaction, head, closing, ending)
+    times = {"last_run_completed_at": transaction.now, "updated_at": transaction.now}
+    if any(run.status is RunStatus.RUNNING for run in closing):
+        times["last_message_at"] = transaction.now
     await announce_conversation(transaction, head, head.take_sequence(), times)
     await engine.dispatcher.defer(transaction, head.conversation_id)
     return ended
 
 
-async def close_messages(transaction: Transaction, head: Head, run: Run, *, abandon_step: bool) -> None:
-    """Closes what the run left open. `abandon_step`: its unfinished step will be done anew, so nothing of it stays in context."""
+async def end_runs(engine: Engine, transaction: Transaction, head: Head, closing: Sequence[Run], ending: Ending) -> list[Run]:
+    """The runs' own part of it; for who has more to say of the conversation in this transaction, and says then who is next.
+
+    The input of a run that was still in line never enters history: it was never said to the model, and nothing answers it. It becomes
+    INTERRUPTED without an ordinal and stays, whole, in `Run.messages`. What had entered history stays there, and in context.
+    """
+    written = await messages.of_runs(transaction.connection, [run.id for run in closing])
+    await _take_out_of_line(transaction, head, [message for run in closing for message in written[run.id]])
+    ended = [await _end(transaction, head, run, ending, written[run.id]) for run in closing]
+    await runs.save(transaction.connection, ended)
+    for run in ended:
+        if run.worker_id is not None and not ending.by_its_worker:
+            transaction.after_commit.append(partial(engine.log.bus.signal, run.worker_id, run.id))
+    return ended
+
+
+async def _end(transaction: Transaction, head: Head, run: Run, ending: Ending, written: Sequence[Message]) -> Run:
+    usage = await _account(transaction, run, ending, written)
+    await _close(transaction, head, run, written)
+    if ending.error is not None:
+        told = ErrorBody(error=ending.error)
+        await _write(transaction, head, run, MessageType.ERROR, told, text=ending.error.message, step_id=None, in_tail=False)
+    ended = replace(
+        run,
+        status=state.moved(state.RUN, run.status, ending.status),
+        stop_reason=ending.stop_reason,
+        error=ending.error,
+        usage=run.usage + usage,
+        time_to_first_token_ms=run.time_to_first_token_ms or ending.time_to_first_token_ms,
+        sequence=head.take_sequence(),
+        completed_at=transaction.now,
+    )
+    transaction.append(head, ended.sequence, RunChanged(ended, ended.status, ended.stop_reason), run_id=run.id)
+    if head.active_run_id == run.id:
+        head.active_run_id = None
+        head.fence += 1
+    return ended
+
+
+async def _account(transaction: Transaction, run: Run, ending: Ending, written: Sequence[Message]) -> Usage:
+    """Of the call that was cut, if one was; kept with its step, so that a run's usage is the sum of its steps'."""
+    steps = await runs.steps_of(transaction.connection, [run.id]) if run.status is RunStatus.RUNNING else []
+    if not steps or steps[-1].completed_at is not None:
+        return ending.usage or Usage()
+    usage = ending.usage or await _estimated(transaction, steps[-1], written)
+    await runs.save_steps(transaction.connection, [replace(steps[-1], usage=usage, stop_reason=ending.stop_reason)])
+    return usage
+
+
+async def _estimated(transaction: Transaction, step: Step, written: Sequence[Message]) -> Usage:
+    """From what the log holds: a provider bills what it was shown and what it had said, but tells so only at the end."""
+    shown = await messages.context_characters(transaction.connection, step.conversation_id, before_step=step.id)
+    said = sum(_length(message) for message in written if message.step_id == step.id)
+    return Usage(input_tokens=_tokens(shown), output_tokens=_tokens(said), requests=1, estimated=True)
+
+
+def _length(message: Message) -> int:
+    calls = message.body.tool_calls if isinstance(message.body, ToolCallBody) else ()
+    return len(message.text) + sum(len(call.name) + len(call.arguments_text) for call in calls)
+
+
+def _tokens(characters: int) -> int:
+    return -(-characters // _CHARACTERS_PER_TOKEN)
+
+
+async def _take_out_of_line(transaction: Transaction, head: Head, written: Sequence[Message]) -> None:
+    out = [
+        replace(
+            message,
+            status=state.moved(state.MESSAGE, message.status, MessageStatus.INTERRUPTED),
+            in_tail=False,
+            sequence=head.take_sequence(),
+        )
+        for message in written
+        if message.status is MessageStatus.QUEUED
+    ]
+    await messages.change(transaction.connection, out)
+    for message in out:
+        transaction.append(head, message.sequence, MessageCompleted(message), run_id=message.run_id)
+
+
+async def abandon_step(transaction: Transaction, head: Head, run: Run) -> None:
+    """Closes what a run left open that goes on: its unfinished step will be done anew, so nothing of it stays in context."""
     written = await messages.of_run(transaction.connection, run.id)
+    called = await _close(transaction, head, run, written, abandoned=True)
+    await _leave_out(transaction, head, run, [message for message in written if message.step_id not in called])
+
+
+async def _close(transaction: Transaction, head: Head, run: Run, written: Sequence[Message], *, abandoned: bool = False) -> set[str | None]:
+    """Answers the steps whose calls were complete."""
     for message in written:
         if message.status is MessageStatus.IN_PROGRESS:
-            await _interrupt(transaction, head, message, abandoned=abandon_step)
+            await _interrupt(transaction, head, message, abandoned=abandoned)
     answered = {item.tool_call_id for message in written if isinstance(message.body, ToolReturnBody) for item in message.body.tool_returns}
     called: set[str | None] = set()
     for message in written:
         if message.type is MessageType.TOOL_CALL and message.status is MessageStatus.COMPLETED:
             called.add(message.step_id)
             await _answer_calls(transaction, head, run, message, answered)
-    if abandon_step:
-        await _leave_out(transaction, head, run, [message for message in written if message.step_id not in called])
+    return called
 
 
 def _stays(message: Message) -> bool:

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from db import agents, blocks, conversations, messages
+from db.heads import Head
 from runs.engine import Engine
 from runs.prompt import compile_system, memory
 from streams.log import Transaction
 from vocabulary.conversations import Agent, Block, Conversation, ConversationStatus
-from vocabulary.events import MessageCompleted
+from vocabulary.events import ConversationChanged, MessageCompleted
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import Message, MessageStatus, MessageType, SystemBody
 from vocabulary.model_settings import ModelSettings
@@ -63,6 +64,14 @@ async def create_conversation(engine: Engine, tenant: str, new: NewConversation)
         if new.model is not None:
             engine.models.resolve(new.model)
         return await _create(transaction, agent, new)
+
+
+async def announce_conversation(transaction: Transaction, head: Head, sequence: int, times: dict[str, datetime]) -> None:
+    """Changes a conversation's times and tells it, with the status that follows from its runs."""
+    await conversations.touch(transaction.connection, [head.conversation_id], times)
+    head.list_version += 1
+    changed = (await conversations.read(transaction.connection, [head.conversation_id]))[head.conversation_id]
+    transaction.append(head, sequence, ConversationChanged(replace(changed, head_sequence=sequence)))
 
 
 async def _created_before(transaction: Transaction, new: NewConversation) -> Conversation | None:

@@ -1,6 +1,7 @@
 """One run's way to the writer: it writes without waiting, learns what was committed, and is told when it may write no more."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from runs.advance import Lease
@@ -26,8 +27,10 @@ class _Writer(Protocol):
 class Pen:
     """One run's way to the writer. Writing never waits for the database; `flush` and `room` do."""
 
-    def __init__(self, lease: Lease, writer: _Writer) -> None:
+    def __init__(self, lease: Lease, writer: _Writer, *, lost: Callable[[], None] = lambda: None) -> None:
+        """`lost` is called when the lease is found to be: whoever waits for a silent model would not learn of it by writing."""
         self.lease = lease
+        self._lost = lost
         self.write_number = 0
         self.places: dict[str, int] = {}
         self.waiting: list[Write] = []
@@ -80,6 +83,8 @@ class Pen:
         self.failure = failure
         self.waiting.clear()
         self._wake()
+        if isinstance(failure, LeaseLost):
+            self._lost()
 
     def _wake(self) -> None:
         progress, self._progress = self._progress, asyncio.Event()

@@ -1,15 +1,17 @@
 """Sending messages: one transaction that stores them and queues a run, or refuses and leaves nothing behind."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from db import agents, conversations, messages, runs
 from db.heads import Head
-from runs.conversations import IdempotencyConflict
+from runs.close import cancelled, end_runs
+from runs.conversations import IdempotencyConflict, announce_conversation
 from runs.engine import Engine
 from streams.log import Transaction
 from vocabulary.conversations import Agent, Conversation
-from vocabulary.events import ConversationChanged, MessageCompleted, MessageStarted, RunChanged
+from vocabulary.events import MessageCompleted, MessageStarted, RunChanged
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import ContentPart, InputRole, Message, MessageStatus, MessageType, SystemBody, TextPart, UserBody
 from vocabulary.model_settings import ModelSettings
@@ -67,7 +69,8 @@ class Sent:
 
 
 async def send(engine: Engine, tenant: str, request: Send) -> Sent:
-    """Durable when it returns. Idle: the messages enter history and the run is next. Busy: both wait in line, or the send is refused.
+    """Durable when it returns. Idle: the messages enter history and the run is next. Busy: both wait in line, or the send is refused,
+    or it ends what runs and goes before what waits.
 
     Raises ConversationNotFound, ModelNotFound, ConversationBusy, IdempotencyConflict.
     """
@@ -79,8 +82,11 @@ async def send(engine: Engine, tenant: str, request: Send) -> Sent:
         busy_with = (await runs.live(transaction.connection, [conversation.id])).get(conversation.id)
         if busy_with and request.when_busy is BusyPolicy.REJECT:
             raise ConversationBusy(busy_with[0].id)
+        queued = bool(busy_with) and request.when_busy is not BusyPolicy.INTERRUPT
+        if busy_with and not queued:
+            await _interrupt(engine, transaction, head, busy_with)
         new = _run(request, conversation, agent, model, transaction.now)
-        run, stored = await _store(transaction, head, new, request, queued=bool(busy_with))
+        run, stored = await _store(transaction, head, new, request, queued=queued)
         await engine.dispatcher.defer(transaction, conversation.id)
         return Sent(run=run, messages=stored, applied_through_sequence=run.applied_through_sequence, deduplicated=False)
 
@@ -92,6 +98,14 @@ async def _locked(transaction: Transaction, tenant: str, conversation_id: str) -
     if head is None or agent is None:
         raise ConversationNotFound(conversation_id)
     return head, found[0], agent
+
+
+async def _interrupt(engine: Engine, transaction: Transaction, head: Head, live: Sequence[Run]) -> None:
+    """What runs, or would have run next with its input in history already, is cancelled. The queue stays as it is."""
+    active = [run for run in live if run.status is RunStatus.RUNNING or run.goes_first]
+    if active:
+        await end_runs(engine, transaction, head, active, cancelled())
+        await conversations.touch(transaction.connection, [head.conversation_id], {"last_run_completed_at": transaction.now})
 
 
 async def _sent_before(transaction: Transaction, request: Send) -> Sent | None:
@@ -145,21 +159,13 @@ async def _store(transaction: Transaction, head: Head, run: Run, request: Send, 
     for message in stored:
         transaction.append(head, message.sequence, announcement(message), run_id=run.id)
     sequence, last = head.take_sequence(), head.take_sequence()
-    run = replace(run, created_sequence=stored[0].sequence, sequence=sequence, applied_through_sequence=last)
+    run = replace(run, created_sequence=stored[0].sequence, sequence=sequence, applied_through_sequence=last, goes_first=not queued)
     await runs.create(transaction.connection, run)
     await messages.create(transaction.connection, stored)
     transaction.append(head, sequence, RunChanged(run, run.status, None), run_id=run.id)
     times = {"last_message_at": transaction.now, "updated_at": transaction.now}
     await announce_conversation(transaction, head, last, times)
     return run, stored
-
-
-async def announce_conversation(transaction: Transaction, head: Head, sequence: int, times: dict[str, datetime]) -> None:
-    """Changes a conversation's times and tells it, with the status that follows from its runs."""
-    await conversations.touch(transaction.connection, [head.conversation_id], times)
-    head.list_version += 1
-    changed = (await conversations.read(transaction.connection, [head.conversation_id]))[head.conversation_id]
-    transaction.append(head, sequence, ConversationChanged(replace(changed, head_sequence=sequence)))
 
 
 def _message(transaction: Transaction, head: Head, run: Run, new: NewMessage, *, queued: bool) -> Message:

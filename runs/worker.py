@@ -82,6 +82,7 @@ class Worker:
         self._closing = False
 
     async def run(self) -> None:
+        self._engine.log.bus.heed(self.id, self._stop)
         await self._register()
         writing = asyncio.create_task(self._writer.run(), name="writer")
         try:
@@ -98,6 +99,7 @@ class Worker:
             await self._let_go()
             writing.cancel()
             await asyncio.wait({writing})
+            self._engine.log.bus.unheed(self.id)
 
     async def advance(self, conversation_id: str) -> None:
         """As `advance_soon`; returns when nothing more comes of it. Cancelling the caller does not stop the run: it is the worker's."""
@@ -186,12 +188,17 @@ class Worker:
                 log.warning("the database is away; trying again", error=str(error))
             await asyncio.sleep(_INSIST_S)
 
+    def _stop(self, run_id: str) -> None:
+        """It is no longer ours: somebody has ended it, or taken it. Told by a signal, or by its fence when that is lost or comes early."""
+        if (work := self._work.get(run_id)) is not None:
+            work.task.cancel()
+
     async def _respond(self, lease: Lease) -> Ending | None:
         """How the run must be closed, unless it has ended by itself. A bug in the engine is an ending too.
 
         Only reading what it needs may raise DatabaseError; whatever looks like one later comes from elsewhere, and would come again.
         """
-        pen = Pen(lease, self._writer)
+        pen = Pen(lease, self._writer, lost=lambda: self._stop(lease.run.id))
         loop = await load(self._engine, pen)
         try:
             ending = await loop.to_the_end()

@@ -11,7 +11,7 @@ from vocabulary.conversations import ConversationOrderField, ConversationStatus
 from vocabulary.events import DeltaMode, ResetReason
 from vocabulary.messages import HiddenReasoningState, InputRole, MessageStatus, MessageType, ToolCallState, ToolReturnStatus, ToolSource
 from vocabulary.model_settings import ReasoningEffort
-from vocabulary.runs import BusyPolicy, RunErrorType, RunKind, RunStatus, StopReason
+from vocabulary.runs import BusyPolicy, CancelOutcome, RunErrorType, RunKind, RunStatus, StopReason
 
 
 class OrderDirection(StrEnum):
@@ -178,7 +178,20 @@ _describe(
 _describe(
     BusyPolicy,
     "What to do with a message when the conversation is busy.",
-    {"ENQUEUE": "It waits for its turn.", "REJECT": "It is refused with CONVERSATION_BUSY."},
+    {
+        "ENQUEUE": "It waits for its turn.",
+        "REJECT": "It is refused with CONVERSATION_BUSY.",
+        "INTERRUPT": "The active run is cancelled and it goes next; what waits already waits on.",
+    },
+)
+_describe(
+    CancelOutcome,
+    "What became of a run that was to be cancelled.",
+    {
+        "CANCELLED": "It is over; it writes nothing any more.",
+        "ALREADY_ENDED": "It had ended by itself before.",
+        "FAILED": "It could not be cancelled.",
+    },
 )
 _describe(InputRole, "As whom a message is sent.", {"USER": "As a user.", "SYSTEM": "As an instruction in the course of the conversation."})
 _describe(

@@ -1,11 +1,11 @@
 """The bus: a doorbell. It carries committed events to the processes that listen; the log of record is the database.
 
 An announcement may be late, doubled or lost. That is a delay, never a loss: the hub sees the hole in the numbers, the bus says which
-topics it is in doubt about, and the head check finds the rest.
+topics it is in doubt about, and the head check finds the rest. Beside that it carries signals: a word to one process, of no lasting worth.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,16 @@ class Bus(Protocol):
         """Whether announcements arrive now, as far as anybody knows."""
         ...
 
+    def heed(self, recipient: str, told: Callable[[str], None]) -> None:
+        """From soon on `told` is called, in the event loop, with the subject of each signal to this recipient."""
+        ...
+
+    def unheed(self, recipient: str) -> None: ...
+
+    def signal(self, recipient: str, subject: str) -> None:
+        """A word to one process, wherever it is. Never waits and never fails, but may be lost: nothing may depend on it but promptness."""
+        ...
+
     def status(self) -> BusStatus: ...
 
 
@@ -79,6 +89,7 @@ class MemoryBus:
     def __init__(self) -> None:
         self._attached: set[str] = set()
         self._listener: Listener | None = None
+        self._recipients: dict[str, Callable[[str], None]] = {}
         self._published = self._received = 0
 
     def listen(self, listener: Listener) -> None:
@@ -104,6 +115,16 @@ class MemoryBus:
 
     def is_attached(self, topic: str) -> bool:
         return topic in self._attached
+
+    def heed(self, recipient: str, told: Callable[[str], None]) -> None:
+        self._recipients[recipient] = told
+
+    def unheed(self, recipient: str) -> None:
+        self._recipients.pop(recipient, None)
+
+    def signal(self, recipient: str, subject: str) -> None:
+        if (told := self._recipients.get(recipient)) is not None:
+            told(subject)
 
     def status(self) -> BusStatus:
         return BusStatus(published=self._published, received=self._received)

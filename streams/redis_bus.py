@@ -1,11 +1,12 @@
-"""The bus between processes: Redis pub/sub, one channel for each conversation, one line for all channels of a server.
+"""The bus between processes: Redis pub/sub, one channel for each conversation and for each process that heeds signals, one line for all
+channels of a server.
 
 Nothing is kept in Redis. What it loses (a restart, a flush, a line that broke) is a doubt, which the hub settles from the log.
 How to hear is told in `redis_line.py`, how to announce in `redis_outbox.py`, which servers there are in `redis_servers.py`.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -40,6 +41,7 @@ class RedisBus:
         self.prefix = prefix
         self._listener: Listener | None = None
         self._wishes: dict[str, _Wish] = {}
+        self._recipients: dict[str, Callable[[str], None]] = {}  # by recipient, whose channel is a wish like any other
         self._lines: dict[str, tuple[Line, asyncio.Task[None]]] = {}
         self._trouble = asyncio.Event()
         self._received = 0
@@ -76,6 +78,17 @@ class RedisBus:
     def is_attached(self, topic: str) -> bool:
         wish = self._wishes.get(topic)
         return wish is not None and wish.confirmed.is_set()
+
+    def heed(self, recipient: str, told: Callable[[str], None]) -> None:
+        self._recipients[recipient] = told
+        self._place(recipient, self._wishes.setdefault(recipient, _Wish()))
+
+    def unheed(self, recipient: str) -> None:
+        self._recipients.pop(recipient, None)
+        self.detach(recipient)
+
+    def signal(self, recipient: str, subject: str) -> None:
+        self._outbox.put(self.prefix + recipient, subject.encode())
 
     def status(self) -> BusStatus:
         lines = [line for line, _ in self._lines.values()]
@@ -136,13 +149,18 @@ class RedisBus:
         self._doubt(heard)
 
     def _doubt(self, topics: Collection[str]) -> None:
-        if self._listener is not None and topics:
-            self._listener.doubt(topics)
+        in_doubt = [topic for topic in topics if topic not in self._recipients]  # a signal that was lost is nobody's loss
+        if self._listener is not None and in_doubt:
+            self._listener.doubt(in_doubt)
 
     # ---- what lines tell
 
     def message(self, channel: str, data: bytes) -> None:
         topic = channel.removeprefix(self.prefix)
+        if (told := self._recipients.get(topic)) is not None:
+            self._received += 1
+            told(data.decode())
+            return
         if self._listener is None or topic not in self._wishes:
             return
         self._received += 1

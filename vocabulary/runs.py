@@ -29,6 +29,15 @@ class BusyPolicy(StrEnum):
 
     ENQUEUE = "ENQUEUE"
     REJECT = "REJECT"
+    INTERRUPT = "INTERRUPT"
+
+
+class CancelOutcome(StrEnum):
+    """What became of one run that was to be cancelled."""
+
+    CANCELLED = "CANCELLED"
+    ALREADY_ENDED = "ALREADY_ENDED"
+    FAILED = "FAILED"
 
 
 class StopReason(StrEnum):
@@ -108,7 +117,10 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A row of `runs`. `created_sequence`: of its first event, also its place in the queue; `sequence`: of its last RunChanged."""
+    """A row of `runs`. `created_sequence`: of its first event, also its place in the queue; `sequence`: of its last RunChanged.
+
+    `goes_first`: its input entered history when it was sent, so nothing may come between; the queue waits behind it.
+    """
 
     id: str
     tenant: str
@@ -132,6 +144,7 @@ class Run:
     started_at: datetime | None
     completed_at: datetime | None
     time_to_first_token_ms: int | None
+    goes_first: bool = False
 
     @property
     def ended(self) -> bool:

@@ -1,6 +1,8 @@
 """What sending is given, checked against its documented ranges and turned into the engine's request. Null means the default, too."""
 
 import re
+from binascii import Error as NotBase64
+from binascii import a2b_base64
 
 from resolvers.arguments import MAX_NAME, MAX_TEXT, BadUserInput, amount, number, optional_text, text, well_formed
 from resolvers.context import NotFound
@@ -18,6 +20,7 @@ MAX_WAIT_S = 600
 _MAX_PARTS = 100
 _MAX_LINK = 8192
 _MAX_DATA_URL = 5_000_000
+_DATA_URL = re.compile(r"data:image/[A-Za-z0-9.+-]+;base64")
 _MEDIA_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+")
 
 
@@ -77,9 +80,21 @@ def _part(path: str, given: ContentPartInput) -> ContentPart:
 
 
 def _image(path: str, given: ImageInput) -> ImagePart:
-    is_data = given.url.startswith("data:image/")
+    is_data = given.url.startswith("data:")
     if not (is_data or given.url.startswith(("https://", "http://"))):
         raise BadUserInput(f"{path}.url", "must begin with https://, http:// or data:image/")
+    if is_data and len(given.url) <= _MAX_DATA_URL:
+        _check_data(path, given.url)
     if given.media_type is not None and not (_MEDIA_TYPE.fullmatch(given.media_type) and len(given.media_type) <= MAX_NAME):
         raise BadUserInput(f"{path}.mediaType", "must be a media type such as image/png")
     return ImagePart(text(f"{path}.url", given.url, at_most=_MAX_DATA_URL if is_data else _MAX_LINK), given.media_type)
+
+
+def _check_data(path: str, url: str) -> None:
+    """What no provider could read would stay in the conversation, and break each of its later runs."""
+    described, _, data = url.partition(",")
+    try:
+        if not (_DATA_URL.fullmatch(described) and a2b_base64(data, strict_mode=True)):
+            raise BadUserInput(f"{path}.url", "must be data:image/…;base64, and then an image")
+    except (NotBase64, ValueError):
+        raise BadUserInput(f"{path}.url", "is not in base64") from None

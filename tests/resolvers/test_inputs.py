@@ -134,6 +134,7 @@ def test_a_message_is_text_or_pieces() -> None:
 
 
 LONG = "x" * 256
+TOO_LARGE = "data:image/png;base64," + "A" * 5_000_000
 TOO_LONG = "x" * 1_000_001
 IN_MESSAGE = "input.messages[0]"
 COMPACTION = "input.compactionSettings"
@@ -189,6 +190,15 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: send_request(_send(_message(content=[_text("x" * 600_000)] * 2))), f"{IN_MESSAGE}.content"),
     (lambda: send_request(_send(_message(content=[_image("ftp://example.org/a")]))), f"{IN_MESSAGE}.content[0].image.url"),
     (lambda: send_request(_send(_message(content=[_image("data:text/html,hi")]))), f"{IN_MESSAGE}.content[0].image.url"),
+    (lambda: send_request(_send(_message(content=[_image("data:image/png")]))), f"{IN_MESSAGE}.content[0].image.url"),
+    (lambda: send_request(_send(_message(content=[_image("data:image/png;base64,")]))), f"{IN_MESSAGE}.content[0].image.url"),
+    (lambda: send_request(_send(_message(content=[_image("data:image/png;base64,AAA")]))), f"{IN_MESSAGE}.content[0].image.url"),
+    (lambda: send_request(_send(_message(content=[_image("data:image/png;base64,ä===")]))), f"{IN_MESSAGE}.content[0].image.url"),
+    (lambda: send_request(_send(_message(content=[_image("data:image/svg+xml,<svg/>")]))), f"{IN_MESSAGE}.content[0].image.url"),
+    (
+        lambda: send_request(_send(_message(content=[_image(TOO_LARGE)]))),
+        f"{IN_MESSAGE}.content[0].image.url",
+    ),
     (lambda: send_request(_send(_message(content=[_image("https://" + "x" * 9000)]))), f"{IN_MESSAGE}.content[0].image.url"),
     (lambda: send_request(_send(_message(content=[_image("https://x", "png")]))), f"{IN_MESSAGE}.content[0].image.mediaType"),
     (lambda: send_request(_send(_message(content=[_image("https://x")], role=enums.InputRole.SYSTEM))), f"{IN_MESSAGE}.content"),

@@ -153,3 +153,49 @@ async def test_its_status_counts_what_went_through(any_bus: Bus, ear: Ear) -> No
             await asyncio.sleep(0)
     status = any_bus.status()
     assert (status.connected, status.published, status.dropped, status.received, status.reconnects) == (True, 3, 0, 2, 0)
+
+
+# ---- signals
+
+
+class Inbox:
+    """What one recipient was told."""
+
+    def __init__(self) -> None:
+        self._told: asyncio.Queue[str] = asyncio.Queue()
+
+    def __call__(self, subject: str) -> None:
+        self._told.put_nowait(subject)
+
+    async def next(self) -> str:
+        async with asyncio.timeout(DEADLINE_S):
+            return await self._told.get()
+
+    @property
+    def empty(self) -> bool:
+        return self._told.empty()
+
+
+async def test_a_signal_reaches_its_recipient_and_nobody_else(any_bus: Bus, ear: Ear) -> None:
+    mine, others = Inbox(), Inbox()
+    any_bus.heed("worker-1", mine)
+    any_bus.heed("worker-2", others)
+    await attach(any_bus, "worker-1", "worker-2")  # certain now, not only soon
+    any_bus.signal("worker-1", "run-1")
+    any_bus.signal("worker-3", "run-lost")
+    any_bus.signal("worker-1", "run-2")
+    any_bus.signal("worker-2", "run-3")
+    assert [await mine.next(), await mine.next(), await others.next()] == ["run-1", "run-2", "run-3"]
+    assert (ear.heard_of, ear.doubted) == ({}, [])
+
+
+async def test_who_heeds_no_more_is_told_nothing(any_bus: Bus, ear: Ear) -> None:  # noqa: ARG001
+    gone, there = Inbox(), Inbox()
+    any_bus.heed("worker-1", gone)
+    any_bus.heed("worker-2", there)
+    await attach(any_bus, "worker-1", "worker-2")
+    any_bus.unheed("worker-1")
+    any_bus.signal("worker-1", "run-1")
+    any_bus.signal("worker-2", "run-2")
+    assert await there.next() == "run-2"
+    assert gone.empty
