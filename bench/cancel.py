@@ -13,6 +13,7 @@ from statistics import median
 
 from bench.figures import Figure
 from bench.ground import POSTGRESQL, Ground
+from cluster.redis import redis
 from db.engine import Database
 from db.migrate import upgrade
 from llm.endpoints import CompatibleServer
@@ -21,7 +22,6 @@ from runs.cancel import cancel_run
 from runs.tools import Arguments, ServerTool
 from streams.redis_bus import RedisBus
 from tests.provider import Answer, Call, Delivery, Provider
-from tests.redis_servers import redis
 from tests.rig import TENANT, Rig, rig
 from tests.runs.processes import Servers, worker
 from tests.streams.buses import running
