@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, case, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Float, Row, Select, bindparam, case, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
+from db.dialect import batch, seconds_from_now
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_page, fetch_pages
 from db.tables import agents, conversations, heads, runs
+from db.types import Identifier, Json
 from vocabulary.conversations import Conversation, ConversationOrderField, ConversationStatus
+from vocabulary.lists import ListVersion
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import LIVE_STATUSES
 
@@ -29,6 +32,14 @@ _status = case((_live, ConversationStatus.RUNNING.value), else_=ConversationStat
 
 COLUMNS: tuple[ColumnElement[Any], ...] = (*conversations.c, heads.c.head_sequence, _status)
 _joined = conversations.join(heads, heads.c.conversation_id == conversations.c.id)
+
+
+_tenants = batch(bindparam("tenants", type_=Json), {"tenant": Identifier}, name="tenants")
+_LIST_VERSIONS = (
+    select(conversations.c.tenant, conversations.c.id, heads.c.list_version)
+    .select_from(_joined.join(_tenants, conversations.c.tenant == _tenants.c.tenant))
+    .where(conversations.c.updated_at >= seconds_from_now(bindparam("since_s", type_=Float())))
+)
 
 
 def order_by(field: ConversationOrderField, *, descending: bool) -> KeysetOrder:
@@ -102,6 +113,12 @@ async def count(connection: AsyncConnection, tenant: str, *, agent_id: str | Non
 async def counts(connection: AsyncConnection, tenant: str, agent_ids: Collection[str]) -> dict[str, int]:
     grouped = _counted(tenant).add_columns(conversations.c.agent_id).where(conversations.c.agent_id.in_(agent_ids))
     return {row[1]: row[0] for row in await connection.execute(grouped.group_by(conversations.c.agent_id))}
+
+
+async def list_versions(connection: AsyncConnection, tenants: Iterable[str], *, within_s: float) -> list[ListVersion]:
+    """Of what has changed lately by the database's clock, also of what was deleted. One statement for any number of tenants."""
+    result = await connection.execute(_LIST_VERSIONS, {"tenants": [[tenant] for tenant in tenants], "since_s": -within_s})
+    return [ListVersion(row.tenant, row.id, row.list_version) for row in result]
 
 
 def _counted(tenant: str) -> Select[Any]:

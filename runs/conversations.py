@@ -9,6 +9,7 @@ from streams.log import Transaction
 from vocabulary.conversations import Agent, Conversation, ConversationStatus
 from vocabulary.events import MessageCompleted
 from vocabulary.ids import Noun, new_id
+from vocabulary.lists import ListChangeKind
 from vocabulary.messages import Message, MessageStatus, MessageType, SystemBody
 from vocabulary.model_settings import ModelSettings
 
@@ -104,4 +105,5 @@ async def _create(transaction: Transaction, agent: Agent, new: NewConversation) 
     )
     await messages.create(transaction.connection, [system])
     transaction.append(head, system.sequence, MessageCompleted(system))
+    transaction.list_changed(head, conversation, ListChangeKind.CREATED)
     return conversation

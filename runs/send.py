@@ -155,11 +155,12 @@ async def _store(transaction: Transaction, head: Head, run: Run, request: Send, 
 
 
 async def announce_conversation(transaction: Transaction, head: Head, sequence: int, times: dict[str, datetime]) -> None:
-    """Changes a conversation's times and tells it, with the status that follows from its runs."""
+    """Changes a conversation's times and tells it, to its followers and in lists, with the status that follows from its runs."""
     await conversations.touch(transaction.connection, [head.conversation_id], times)
-    head.list_version += 1
-    changed = (await conversations.read(transaction.connection, [head.conversation_id]))[head.conversation_id]
-    transaction.append(head, sequence, ConversationChanged(replace(changed, head_sequence=sequence)))
+    read = (await conversations.read(transaction.connection, [head.conversation_id]))[head.conversation_id]
+    changed = replace(read, head_sequence=sequence)
+    transaction.append(head, sequence, ConversationChanged(changed))
+    transaction.list_changed(head, changed)
 
 
 def _message(transaction: Transaction, head: Head, run: Run, new: NewMessage, *, queued: bool) -> Message:

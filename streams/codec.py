@@ -1,7 +1,8 @@
-"""Events as bytes, for their way between processes: JSON arrays that begin with the kind and the number. The topic names the conversation.
+"""Events and changes of lists as bytes, for their way between processes: JSON arrays that begin with the kind and the number.
 
-Deltas, nearly all there is, are flat arrays and take a short way. Anything else travels as its dataclasses and is read back by its types.
-What does not fit, or was written by a version that this one cannot read, arrives as its number alone: the log has it.
+Whose they are, the topic says. Deltas, nearly all there is, are flat arrays and take a short way. Anything else travels as its
+dataclasses and is read back by its types. An event that does not fit, or was written by a version that this one cannot read, arrives
+as its number alone: the log has it.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from streams.bus import Announcement
+from vocabulary.conversations import Conversation
 from vocabulary.events import (
     ConversationChanged,
     Event,
@@ -24,6 +26,7 @@ from vocabulary.events import (
     StoredPayload,
     ToolCallChanged,
 )
+from vocabulary.lists import ListCaughtUp, ListChange, ListChangeKind, ListItem
 from vocabulary.messages import BODY_OF, Message, MessageBody, MessageType
 
 MAX_BYTES = 64 << 10
@@ -54,6 +57,35 @@ def decode(conversation_id: str, data: bytes) -> Announcement | None:
     except (ValueError, TypeError, KeyError, ValidationError):
         return Announcement(conversation_id, sequence, None)
     return Announcement(conversation_id, sequence, Event(conversation_id, sequence, occurred_at, run_id, payload))
+
+
+def encode_list(item: ListItem) -> bytes:
+    """A conversation that does not fit makes who hears of it query the list."""
+    if isinstance(item, ListCaughtUp):
+        return _CAUGHT_UP
+    try:
+        encoded = orjson.dumps((item.kind, item.version, item.conversation_id, item.agent_id, item.conversation))
+    except TypeError:
+        return _CAUGHT_UP
+    return encoded if len(encoded) <= MAX_BYTES else _CAUGHT_UP
+
+
+def decode_list(tenant: str, data: bytes) -> ListItem | None:
+    """None: it cannot be read."""
+    if data == _CAUGHT_UP:
+        return ListCaughtUp(tenant)
+    try:
+        kind, version, conversation_id, agent_id, conversation = orjson.loads(data)
+        return ListChange(
+            kind=ListChangeKind(kind),
+            tenant=tenant,
+            conversation_id=conversation_id,
+            agent_id=agent_id,
+            version=version,
+            conversation=None if conversation is None else _conversation.validate_python(conversation),
+        )
+    except (ValueError, TypeError, ValidationError):
+        return None
 
 
 def _number_alone(sequence: int) -> bytes:
@@ -93,6 +125,8 @@ _KIND_OF: dict[type[StoredPayload], EventKind] = {
     ConversationChanged: EventKind.CONVERSATION_CHANGED,
 }
 
+_CAUGHT_UP = orjson.dumps(None)
+_conversation = TypeAdapter(Conversation)
 _message = TypeAdapter(Message)
 _bodies: dict[str, TypeAdapter[MessageBody]] = {kind.value: TypeAdapter(body) for kind, body in BODY_OF.items()}
 _READERS: dict[str, Callable[[Any], StoredPayload]] = {

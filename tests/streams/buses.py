@@ -10,6 +10,7 @@ from streams.bus import Announcement, Bus, MemoryBus
 from streams.redis_bus import RedisBus
 from streams.redis_line import RedisLimits
 from vocabulary.events import Event
+from vocabulary.lists import ListItem
 
 DEADLINE_S = 20
 
@@ -23,7 +24,7 @@ class HeldBus(MemoryBus):
         super().__init__()
         self.held: dict[int, Event] = {}
 
-    def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event], lists: Sequence[ListItem] = ()) -> None:  # noqa: ARG002 - of lists nothing arrives
         self.held |= {event.sequence: event for event in events}
 
     def arrive(self, sequence: int) -> None:
