@@ -13,7 +13,6 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from streams.bus import Announcement
-from vocabulary.conversations import Conversation
 from vocabulary.events import (
     ConversationChanged,
     Event,
@@ -26,7 +25,7 @@ from vocabulary.events import (
     StoredPayload,
     ToolCallChanged,
 )
-from vocabulary.lists import ListCaughtUp, ListChange, ListChangeKind, ListItem
+from vocabulary.lists import ListCaughtUp, ListChange, ListItem
 from vocabulary.messages import BODY_OF, Message, MessageBody, MessageType
 
 MAX_BYTES = 64 << 10
@@ -64,7 +63,7 @@ def encode_list(item: ListItem) -> bytes:
     if isinstance(item, ListCaughtUp):
         return _CAUGHT_UP
     try:
-        encoded = orjson.dumps((item.kind, item.version, item.conversation_id, item.agent_id, item.conversation))
+        encoded = orjson.dumps(item)
     except TypeError:
         return _CAUGHT_UP
     return encoded if len(encoded) <= MAX_BYTES else _CAUGHT_UP
@@ -75,17 +74,10 @@ def decode_list(tenant: str, data: bytes) -> ListItem | None:
     if data == _CAUGHT_UP:
         return ListCaughtUp(tenant)
     try:
-        kind, version, conversation_id, agent_id, conversation = orjson.loads(data)
-        return ListChange(
-            kind=ListChangeKind(kind),
-            tenant=tenant,
-            conversation_id=conversation_id,
-            agent_id=agent_id,
-            version=version,
-            conversation=None if conversation is None else _conversation.validate_python(conversation),
-        )
-    except (ValueError, TypeError, ValidationError):
+        change = _list_change.validate_python(orjson.loads(data))
+    except (ValueError, ValidationError):
         return None
+    return change if change.tenant == tenant else None
 
 
 def _number_alone(sequence: int) -> bytes:
@@ -126,7 +118,7 @@ _KIND_OF: dict[type[StoredPayload], EventKind] = {
 }
 
 _CAUGHT_UP = orjson.dumps(None)
-_conversation = TypeAdapter(Conversation)
+_list_change = TypeAdapter(ListChange)
 _message = TypeAdapter(Message)
 _bodies: dict[str, TypeAdapter[MessageBody]] = {kind.value: TypeAdapter(body) for kind, body in BODY_OF.items()}
 _READERS: dict[str, Callable[[Any], StoredPayload]] = {

@@ -62,6 +62,29 @@ class Ear:
         await self.until(lambda: sequence in self.numbers(topic))
 
 
+class ListEar:
+    """One for lists."""
+
+    def __init__(self) -> None:
+        self.items: list[ListItem] = []
+        self.doubted: list[str] = []
+        self._rung = asyncio.Event()
+
+    def heard(self, item: ListItem) -> None:
+        self.items.append(item)
+        self._rung.set()
+
+    def doubt(self, tenants: Collection[str]) -> None:
+        self.doubted.extend(tenants)
+        self._rung.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                self._rung.clear()
+                await self._rung.wait()
+
+
 @asynccontextmanager
 async def running(bus: B) -> AsyncGenerator[B]:
     machine = asyncio.create_task(bus.run(), name="bus")

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.bus import Announcement, Bus
-from tests.db.rows import NOON, a_message
-from tests.streams.buses import DEADLINE_S, Ear
+from streams.bus import Announcement, Bus, list_topic
+from tests.db.rows import NOON, a_conversation, a_message
+from tests.streams.buses import DEADLINE_S, Ear, ListEar
 from vocabulary.events import Event, MessageCompleted, MessageDelta
+from vocabulary.lists import ListCaughtUp, ListChange, ListChangeKind
 from vocabulary.messages import MessageType
 
 
@@ -153,3 +154,23 @@ async def test_its_status_counts_what_went_through(any_bus: Bus, ear: Ear) -> No
             await asyncio.sleep(0)
     status = any_bus.status()
     assert (status.connected, status.published, status.dropped, status.received, status.reconnects) == (True, 3, 0, 2, 0)
+
+
+# ---- lists
+
+
+async def test_changes_of_a_list_are_heard_by_who_listens_to_lists_and_by_nobody_else(any_bus: Bus, ear: Ear) -> None:
+    lists = ListEar()
+    any_bus.listen_to_lists(lists)
+    await attach(any_bus, list_topic("one"), "conv-1")
+    ours, theirs = a_conversation("agent-1", tenant="one"), a_conversation("agent-1", tenant="two")
+    changes = [ListChange.of(kind, ours, version) for version, kind in enumerate(ListChangeKind, start=1)]
+    any_bus.publish(
+        events("conv-1", 1), [*changes, ListChange.of(ListChangeKind.CREATED, theirs, 1), ListCaughtUp("two"), ListCaughtUp("one")]
+    )
+    await lists.until(lambda: len(lists.items) == 4)
+    await ear.hears("conv-1", 1)
+    assert lists.items == [*changes, ListCaughtUp("one")]
+    assert (ear.numbers("conv-1"), ear.doubted, lists.doubted) == ([1], [], [])
+    any_bus.detach(list_topic("one"))
+    assert not any_bus.is_attached(list_topic("one"))
