@@ -91,11 +91,11 @@ graphql`
 `;
 
 graphql`
-  subscription sidebarSubscription($agentId: ID, $connections: [ID!]!) {
+  subscription sidebarSubscription($agentId: ID) {
     conversationListEvents(agentId: $agentId) {
       kind
-      conversationId @deleteEdge(connections: $connections)
-      conversation @prependNode(connections: $connections, edgeTypeName: "ConversationEdge") {
+      conversationId
+      conversation {
         ...sidebar_row
       }
     }
