@@ -84,7 +84,7 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
         engine = engine_of(settings, database, bus, models, dispatcher)
         hub = Hub(database, bus, HubLimits())
         reader = Reader(hub, database, max_replay=settings.max_replay, clock=utc_now)
-        feed = Feed(database, bus, FeedLimits())
+        feed = Feed(database, bus, FeedLimits(), utc_now)
         async with asyncio.TaskGroup() as machines:
             running = [machines.create_task(machine.run(), name=name) for name, machine in (("bus", bus), ("hub", hub), ("feed", feed))]
             if isinstance(dispatcher, LocalDispatcher):

@@ -13,6 +13,7 @@ import random
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import structlog
 
@@ -20,6 +21,7 @@ from db import conversations
 from db.engine import Database, DatabaseError
 from streams.bus import Bus, list_topic
 from streams.list_tail import ListTail
+from streams.log import Clock
 from vocabulary.lists import ListCaughtUp, ListItem, ListVersion
 
 log = structlog.get_logger()
@@ -27,7 +29,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedLimits:
-    """`window_s`: how far back a check looks. `patience_s`: how long an announcement may be on its way before it is missed."""
+    """`window_s`: how far back a check looks, by far more than the clocks of replicas may differ. `patience_s`: how long an announcement
+    may be on its way before it is missed.
+    """
 
     tail_items: int = 1024
     attach_s: float = 1.0
@@ -63,10 +67,11 @@ class Topic:
 class Feed:
     """Start `run()` in a task of its own before following anything."""
 
-    def __init__(self, database: Database, bus: Bus, limits: FeedLimits) -> None:
+    def __init__(self, database: Database, bus: Bus, limits: FeedLimits, clock: Clock) -> None:
         self._database = database
         self._bus = bus
         self._limits = limits
+        self._clock = clock
         self._topics: dict[str, Topic] = {}
         self._rung = asyncio.Event()
         self._checked_at = 0.0
@@ -179,8 +184,8 @@ class Feed:
         if not topics:
             return []
         async with self._database.read() as connection:
-            tenants = [topic.tenant for topic in topics]
-            return await conversations.list_versions(connection, tenants, within_s=self._limits.window_s)
+            since = self._clock() - timedelta(seconds=self._limits.window_s)
+            return await conversations.list_versions(connection, [topic.tenant for topic in topics], since=since)
 
     def detach_idle(self, now: float) -> None:
         for tenant, topic in list(self._topics.items()):

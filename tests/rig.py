@@ -121,7 +121,7 @@ async def rig(
         default_model="demo/echo",
     )
     hub = Hub(database, bus, hub_limits or HubLimits())
-    feed = Feed(database, bus, feed_limits or FeedLimits())
+    feed = Feed(database, bus, feed_limits or FeedLimits(), utc_now)
     worker = Worker(engine, worker_limits or WorkerLimits(sole=database.is_sqlite))
     tasks: list[asyncio.Task[object]] = [asyncio.create_task(hub.run(), name="hub"), asyncio.create_task(feed.run(), name="feed")]
     try:

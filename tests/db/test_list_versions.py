@@ -30,8 +30,9 @@ async def test_only_what_changed_lately_is_read_and_only_of_the_tenants_that_wer
     two = await stored(database, "two", seconds_ago=50, version=1)
     await stored(database, "two", seconds_ago=70, version=2)
     await stored(database, "three", seconds_ago=5, version=2)
+    since = utc_now() - timedelta(seconds=60)
     async with database.read() as connection:
-        found = await conversations.list_versions(connection, ["one", "two", "nobody"], within_s=60)
-        assert await conversations.list_versions(connection, [], within_s=60) == []
+        found = await conversations.list_versions(connection, ["one", "two", "nobody"], since=since)
+        assert await conversations.list_versions(connection, [], since=since) == []
     expected = [ListVersion("one", one, 3), ListVersion("one", gone, 7), ListVersion("two", two, 1)]
     assert sorted(found, key=lambda version: version.tenant) == sorted(expected, key=lambda version: (version.tenant, version.version))

@@ -52,7 +52,7 @@ class LateBus(MemoryBus):
 async def fed(database: Database, bus: Bus | None = None, limits: FeedLimits | None = None) -> AsyncGenerator[tuple[Feed, Log]]:
     """A process that serves lists, and what it writes with."""
     bus = bus or MemoryBus()
-    feed = Feed(database, bus, limits or FeedLimits())
+    feed = Feed(database, bus, limits or FeedLimits(), utc_now)
     machine = asyncio.create_task(feed.run(), name="feed")
     try:
         yield feed, Log(database, bus, utc_now)
@@ -173,7 +173,7 @@ async def test_what_changed_before_anybody_listened_is_no_doubt(database: Databa
 
 async def test_who_could_not_look_for_longer_than_a_check_looks_back_is_in_doubt(database: Database) -> None:
     conversation, bus = await stored_conversation(database), MemoryBus()
-    feed = Feed(database, bus, FeedLimits())
+    feed = Feed(database, bus, FeedLimits(), utc_now)
     async with sidebar(feed) as seen:
         await feed.check()
         await seen.doubts_more_than(0)
