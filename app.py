@@ -44,6 +44,7 @@ from runs.engine import Engine
 from runs.jobs import JobDispatcher
 from runs.worker import Worker
 from settings import Settings
+from streams.feed import Feed, FeedLimits
 from streams.hub import Hub, HubLimits
 from streams.reader import Reader
 from transports import explorer
@@ -83,15 +84,16 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
         engine = engine_of(settings, database, bus, models, dispatcher)
         hub = Hub(database, bus, HubLimits())
         reader = Reader(hub, database, max_replay=settings.max_replay, clock=utc_now)
+        feed = Feed(database, bus, FeedLimits(), utc_now)
         async with asyncio.TaskGroup() as machines:
-            running = [machines.create_task(bus.run(), name="bus"), machines.create_task(hub.run(), name="hub")]
+            running = [machines.create_task(machine.run(), name=name) for name, machine in (("bus", bus), ("hub", hub), ("feed", feed))]
             if isinstance(dispatcher, LocalDispatcher):
                 worker = Worker(engine, worker_limits_of(settings))
                 dispatcher.serve(worker.advance_soon)
                 running.append(machines.create_task(worker.run(), name="worker"))
                 await worker.ready.wait()
             try:
-                yield _parley(settings, engine, reader)
+                yield _parley(settings, engine, reader, feed)
             finally:
                 for machine in running:
                     machine.cancel()
@@ -100,7 +102,7 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
         await database.close()
 
 
-def _parley(settings: Settings, engine: Engine, reader: Reader) -> Parley:
+def _parley(settings: Settings, engine: Engine, reader: Reader, feed: Feed) -> Parley:
     limits = Limits(
         version=VERSION,
         max_page_size=settings.max_page_size,
@@ -113,7 +115,7 @@ def _parley(settings: Settings, engine: Engine, reader: Reader) -> Parley:
             viewer = unproven_viewer(connection.headers, params)
         except UnusableName as error:
             raise Refused("UNAUTHENTICATED", str(error)) from None
-        return RequestContext(viewer=viewer, engine=engine, reader=reader, limits=limits)
+        return RequestContext(viewer=viewer, engine=engine, reader=reader, feed=feed, limits=limits)
 
     terms = Terms(
         schema=build_schema(),

@@ -12,6 +12,7 @@ from db import codec
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_page, fetch_pages
 from db.tables import agents, conversations, heads, runs
 from vocabulary.conversations import Conversation, ConversationOrderField, ConversationStatus
+from vocabulary.lists import ListVersion
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import LIVE_STATUSES
 
@@ -107,6 +108,19 @@ async def count(connection: AsyncConnection, tenant: str, *, agent_id: str | Non
 async def counts(connection: AsyncConnection, tenant: str, agent_ids: Collection[str]) -> dict[str, int]:
     grouped = _counted(tenant).add_columns(conversations.c.agent_id).where(conversations.c.agent_id.in_(agent_ids))
     return {row[1]: row[0] for row in await connection.execute(grouped.group_by(conversations.c.agent_id))}
+
+
+async def list_versions(connection: AsyncConnection, tenants: Iterable[str], *, since: datetime) -> list[ListVersion]:
+    """Of what has changed lately, also of what was deleted. One statement for any number of tenants.
+
+    `since` is a value, not the database's clock: PostgreSQL uses the index only for what it knows when it plans.
+    """
+    query = (
+        select(conversations.c.tenant, conversations.c.id, heads.c.list_version)
+        .select_from(_joined)
+        .where(conversations.c.tenant.in_(list(tenants)), conversations.c.updated_at >= since)
+    )
+    return [ListVersion(row.tenant, row.id, row.list_version) for row in await connection.execute(query)]
 
 
 def _counted(tenant: str) -> Select[Any]:

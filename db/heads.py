@@ -126,10 +126,12 @@ async def _still_theirs(connection: AsyncConnection, missing: Sequence[Claim]) -
     )
 
 
-async def release(connection: AsyncConnection, conversation_ids: Iterable[str]) -> None:
-    """Their runs have ended: nobody holds them any more. The caller has their locks."""
+async def release(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, int]:
+    """Their runs have ended: nobody holds them any more. Answers their new list versions. The caller has their locks."""
     let_go = {"active_run_id": None, "fence": heads.c.fence + 1, "list_version": heads.c.list_version + 1}
-    await connection.execute(update(heads).where(heads.c.conversation_id.in_(list(conversation_ids))).values(let_go))
+    statement = update(heads).where(heads.c.conversation_id.in_(list(conversation_ids))).values(let_go)
+    result = await connection.execute(statement.returning(heads.c.conversation_id, heads.c.list_version))
+    return {row.conversation_id: row.list_version for row in result}
 
 
 _ids = batch(bindparam("ids", type_=Json), {"conversation_id": Identifier}, name="ids")

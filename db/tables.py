@@ -70,6 +70,7 @@ conversations = Table(
     Index("ix_conversations_agent_created", "agent_id", "created_at", "id"),
     Index("ix_conversations_tenant_last_message", "tenant", "last_message_at", "id"),
     Index("ix_conversations_tenant_last_run", "tenant", "last_run_completed_at", "id"),
+    Index("ix_conversations_tenant_updated", "tenant", "updated_at"),
     Index("uq_conversations_idempotency", "idempotency_scope", "idempotency_key", unique=True),
 )
 

@@ -35,6 +35,7 @@ from schema.runs import Run, RunConnection, RunRelations, Step
 from schema.server import Viewer
 from schema.stream import ConversationEventPage
 from schema.tools import Tool
+from streams.feed import Feed
 from streams.reader import Reader
 from vocabulary.conversations import AgentTool
 from vocabulary.events import DeltaMode, Event, Item
@@ -80,6 +81,7 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
     viewer: Viewer
     engine: Engine
     reader: Reader
+    feed: Feed
     limits: Limits
     loaders: Loaders = field(init=False)
 

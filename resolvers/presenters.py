@@ -12,9 +12,10 @@ from schema import agents, blocks, compaction, errors, messages, models, stream,
 from schema import conversations as conversation_types
 from schema import runs as run_types
 from schema.connections import Edge
+from schema.enums import ConversationListEventKind
 from schema.scalars import JSON
 from vocabulary import conversations as rows
-from vocabulary import events
+from vocabulary import events, lists
 from vocabulary.compaction import CompactionSettings, CompactionStats
 from vocabulary.messages import (
     ApprovalDecision,
@@ -339,3 +340,15 @@ def payload(happened: events.Payload, tenant: str) -> stream.EventPayload:
             return stream.CaughtUp(head_sequence=head)
         case events.StreamReset(reason, head):
             return stream.StreamReset(reason=reason, head_sequence=head)
+
+
+def list_item(happened: lists.ListItem) -> stream.ConversationListEvent:
+    match happened:
+        case lists.ListCaughtUp():
+            return stream.ConversationListEvent(kind=ConversationListEventKind.CAUGHT_UP, conversation_id=None, conversation=None)
+        case lists.ListChange(kind=kind, conversation_id=id_, conversation=row):
+            return stream.ConversationListEvent(
+                kind=ConversationListEventKind(kind.value),
+                conversation_id=ID(id_),
+                conversation=None if row is None else conversation(row),
+            )

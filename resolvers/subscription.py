@@ -1,4 +1,4 @@
-"""What can be followed. The stream itself is `streams.reader`; here it is asked for, and its items are presented."""
+"""What can be followed. The streams themselves are `streams.reader` and `streams.feed`; here they are asked for, and presented."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -11,9 +11,10 @@ from resolvers import presenters
 from resolvers.arguments import position, well_formed
 from resolvers.context import RequestContext, found
 from schema.enums import DeltaMode, MessageType
-from schema.stream import ConversationEvent
+from schema.stream import ConversationEvent, ConversationListEvent
 from vocabulary import events
 from vocabulary.ids import Noun
+from vocabulary.lists import ListItem
 
 Info = strawberry.Info[RequestContext, None]
 Deltas = Annotated[DeltaMode | None, strawberry.argument(description="How messages in progress are delivered.")]
@@ -55,12 +56,34 @@ class Subscription:
         followed = info.context.reader.follow(row.conversation_id, after=start, mode=mode, run=row, accepts=_accepts(types))
         return _presented(info.context, followed)
 
+    @strawberry.subscription(
+        description="What happens to the list of conversations, for a sidebar. Query the list at each CAUGHT_UP; it begins with one."
+    )
+    async def conversation_list_events(
+        self,
+        info: Info,
+        agent_id: Annotated[
+            strawberry.ID | None, strawberry.argument(description="Only conversations with this agent; absent: all that you may see.")
+        ] = UNSET,
+    ) -> AsyncGenerator[ConversationListEvent]:
+        context, only = info.context, None if agent_id is UNSET else agent_id
+        if only is not None:
+            await context.agent_by_id(only)
+        return _presented_list(context, context.feed.follow(context.viewer.tenant, agent_id=only))
+
 
 async def _presented(context: RequestContext, items: AsyncGenerator[events.Item]) -> AsyncGenerator[ConversationEvent]:
     async with aclosing(items):
         async for item in items:
             context.forget()
             yield presenters.item(item, context.viewer.tenant)
+
+
+async def _presented_list(context: RequestContext, items: AsyncGenerator[ListItem]) -> AsyncGenerator[ConversationListEvent]:
+    async with aclosing(items):
+        async for item in items:
+            context.forget()
+            yield presenters.list_item(item)
 
 
 def _accepts(types: list[MessageType] | None) -> Callable[[events.Event], bool]:

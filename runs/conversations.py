@@ -12,6 +12,7 @@ from streams.log import Transaction
 from vocabulary.conversations import Agent, Block, Conversation, ConversationStatus
 from vocabulary.events import ConversationChanged, MessageCompleted
 from vocabulary.ids import Noun, new_id
+from vocabulary.lists import ListChangeKind
 from vocabulary.messages import Message, MessageStatus, MessageType, SystemBody
 from vocabulary.model_settings import ModelSettings
 
@@ -67,11 +68,12 @@ async def create_conversation(engine: Engine, tenant: str, new: NewConversation)
 
 
 async def announce_conversation(transaction: Transaction, head: Head, sequence: int, times: dict[str, datetime]) -> None:
-    """Changes a conversation's times and tells it, with the status that follows from its runs."""
+    """Changes a conversation's times and tells it, to its followers and in lists, with the status that follows from its runs."""
     await conversations.touch(transaction.connection, [head.conversation_id], times)
-    head.list_version += 1
-    changed = (await conversations.read(transaction.connection, [head.conversation_id]))[head.conversation_id]
-    transaction.append(head, sequence, ConversationChanged(replace(changed, head_sequence=sequence)))
+    read = (await conversations.read(transaction.connection, [head.conversation_id]))[head.conversation_id]
+    changed = replace(read, head_sequence=sequence)
+    transaction.append(head, sequence, ConversationChanged(changed))
+    transaction.list_changed(head, changed)
 
 
 async def _created_before(transaction: Transaction, new: NewConversation) -> Conversation | None:
@@ -126,6 +128,7 @@ async def _create(transaction: Transaction, agent: Agent, new: NewConversation) 
     )
     await messages.create(transaction.connection, [system])
     transaction.append(head, system.sequence, MessageCompleted(system))
+    transaction.list_changed(head, conversation, ListChangeKind.CREATED)
     return conversation
 
 

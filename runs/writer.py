@@ -165,11 +165,12 @@ class Writer:
     async def _end(self, transaction: Transaction, ended: Sequence[str]) -> None:
         """What ending runs means for their conversations; whoever is next in line may start."""
         times = {"last_message_at": transaction.now, "last_run_completed_at": transaction.now, "updated_at": transaction.now}
-        await heads.release(transaction.connection, ended)
+        versions = await heads.release(transaction.connection, ended)
         await conversations.touch(transaction.connection, ended, times)
         for conversation in (await conversations.read(transaction.connection, ended)).values():
             changed = ConversationChanged(conversation)
             transaction.extend([Event(conversation.id, conversation.head_sequence, transaction.now, None, changed)])
+            transaction.list_released(conversation, versions[conversation.id])
             if conversation.status is ConversationStatus.RUNNING:  # somebody waits in line
                 await self._engine.dispatcher.defer(transaction, conversation.id)
 

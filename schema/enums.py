@@ -1,4 +1,4 @@
-"""The closed sets, with a sentence for each member. The enums themselves are those of `vocabulary`; the one below is of the API alone."""
+"""The closed sets, with a sentence for each member. The enums themselves are those of `vocabulary`; the two below are of the API alone."""
 
 from collections.abc import Mapping
 from enum import Enum, StrEnum
@@ -12,6 +12,13 @@ from vocabulary.events import DeltaMode, ResetReason
 from vocabulary.messages import HiddenReasoningState, InputRole, MessageStatus, MessageType, ToolCallState, ToolReturnStatus, ToolSource
 from vocabulary.model_settings import ReasoningEffort
 from vocabulary.runs import BusyPolicy, CancelOutcome, RunErrorType, RunKind, RunStatus, StopReason
+
+
+class ConversationListEventKind(StrEnum):
+    CAUGHT_UP = "CAUGHT_UP"
+    CREATED = "CREATED"
+    CHANGED = "CHANGED"
+    DELETED = "DELETED"
 
 
 class OrderDirection(StrEnum):
@@ -42,6 +49,16 @@ _describe(
         "CREATED_AT": "When the conversation was created.",
         "LAST_MESSAGE_AT": "When its last message was written; conversations without one come last.",
         "LAST_RUN_COMPLETED_AT": "When its last run ended; conversations without one come last.",
+    },
+)
+_describe(
+    ConversationListEventKind,
+    "What happened to the list of conversations.",
+    {
+        "CAUGHT_UP": "Query the list now and apply what follows. It comes first, and again whenever anything may have been missed.",
+        "CREATED": "A conversation was added; it may be one that the list holds already.",
+        "CHANGED": "A conversation has a new title, model, status or last message; add it if the list does not hold it.",
+        "DELETED": "A conversation was deleted.",
     },
 )
 _describe(OrderDirection, "Which end comes first.", {"ASC": "The smallest or oldest first.", "DESC": "The largest or newest first."})

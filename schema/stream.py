@@ -6,7 +6,7 @@ from typing import Annotated
 import strawberry
 
 from schema.conversations import Conversation
-from schema.enums import MessageType, ResetReason, RunStatus, StopReason
+from schema.enums import ConversationListEventKind, MessageType, ResetReason, RunStatus, StopReason
 from schema.messages import Message, MessageEdge
 from schema.runs import Run
 from schema.tools import ToolCall
@@ -107,3 +107,10 @@ class ConversationEventPage:
     end_sequence: int = strawberry.field(description="Everything up to here is accounted for: the next `after`.")
     head_sequence: int = strawberry.field(description="The last position of the log at this moment.")
     has_more: bool = strawberry.field(description="Whether the log goes on after `endSequence`.")
+
+
+@strawberry.type(description="What happens to the list of conversations, for who shows one. It is not stored, so it has no positions.")
+class ConversationListEvent:
+    kind: ConversationListEventKind = strawberry.field(description="What happened.")
+    conversation_id: strawberry.ID | None = strawberry.field(description="The conversation it happened to; null on CAUGHT_UP.")
+    conversation: Conversation | None = strawberry.field(description="As it was then; null on CAUGHT_UP and DELETED.")

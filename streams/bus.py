@@ -1,7 +1,10 @@
-"""The bus: a doorbell. It carries committed events to the processes that listen; the log of record is the database.
+"""The bus: a doorbell. It carries what was committed to the processes that listen; the log of record is the database.
+
+Events have a topic for each conversation, changes of lists one for each tenant, and each of the two its own listener.
 
 An announcement may be late, doubled or lost. That is a delay, never a loss: the hub sees the hole in the numbers, the bus says which
-topics it is in doubt about, and the head check finds the rest. Beside that it carries signals: a word to one process, of no lasting worth.
+topics it is in doubt about, and the head check finds the rest. So does the feed for lists. Beside that the bus carries signals: a word
+to one process, of no lasting worth.
 """
 
 import asyncio
@@ -10,6 +13,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vocabulary.events import Event
+from vocabulary.lists import ListItem
+
+_LISTS = "list:"
+
+
+def list_topic(tenant: str) -> str:
+    """No conversation's id begins like it."""
+    return _LISTS + tenant
+
+
+def tenant_of(topic: str) -> str | None:
+    """Whose list it is about; None: it is about a conversation."""
+    return topic.removeprefix(_LISTS) if topic.startswith(_LISTS) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +49,35 @@ class Listener(Protocol):
         ...
 
 
+class ListListener(Protocol):
+    """Who is told of lists; called in the event loop, must not wait."""
+
+    def heard(self, item: ListItem) -> None:
+        """Of an attached tenant; in the order of publishing for each publisher."""
+        ...
+
+    def doubt(self, tenants: Collection[str]) -> None:
+        """As for conversations."""
+        ...
+
+
+@dataclass(slots=True)
+class Listeners:
+    """Who listens in this process, if anybody does."""
+
+    to_events: Listener | None = None
+    to_lists: ListListener | None = None
+
+    def doubt(self, topics: Collection[str]) -> None:
+        """Each is told of its own."""
+        conversations = [topic for topic in topics if tenant_of(topic) is None]
+        tenants = [tenant for topic in topics if (tenant := tenant_of(topic)) is not None]
+        if self.to_events is not None and conversations:
+            self.to_events.doubt(conversations)
+        if self.to_lists is not None and tenants:
+            self.to_lists.doubt(tenants)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusStatus:
     """`connected`: whether announcements travel. `dropped`: given up while they did not. The rest counts from the start of the process."""
@@ -49,16 +94,20 @@ class Bus(Protocol):
         """Before anything is attached. One listener per process."""
         ...
 
+    def listen_to_lists(self, listener: ListListener) -> None:
+        """As `listen`, for the topics of lists."""
+        ...
+
     async def run(self) -> None:
         """Until cancelled: what keeps announcements travelling."""
         ...
 
-    def publish(self, events: Sequence[Event]) -> None:
-        """Announces what was just committed. Never waits and never fails: whoever writes must not be slowed by who listens."""
+    def publish(self, events: Sequence[Event], lists: Sequence[ListItem] = ()) -> None:
+        """Announces what was just committed, together. Never waits and never fails: who writes must not be slowed by who listens."""
         ...
 
     async def attach(self, topic: str) -> None:
-        """Returns once announcements of this conversation are certain to arrive; waits for a bus that is away.
+        """Returns once announcements of this topic are certain to arrive; waits for a bus that is away.
 
         The wish stays until `detach`, even if this is cancelled: a confirmation that nobody waits for any more is reported as a doubt.
         """
@@ -88,24 +137,39 @@ class MemoryBus:
 
     def __init__(self) -> None:
         self._attached: set[str] = set()
-        self._listener: Listener | None = None
+        self._listeners = Listeners()
         self._recipients: dict[str, Callable[[str], None]] = {}
         self._published = self._received = 0
 
     def listen(self, listener: Listener) -> None:
-        self._listener = listener
+        self._listeners.to_events = listener
+
+    def listen_to_lists(self, listener: ListListener) -> None:
+        self._listeners.to_lists = listener
 
     async def run(self) -> None:
         await asyncio.Event().wait()
 
-    def publish(self, events: Sequence[Event]) -> None:
-        self._published += len(events)
-        if self._listener is None:
+    def publish(self, events: Sequence[Event], lists: Sequence[ListItem] = ()) -> None:
+        self._published += len(events) + len(lists)
+        self._tell_events(events)
+        self._tell_lists(lists)
+
+    def _tell_events(self, events: Sequence[Event]) -> None:
+        if (listener := self._listeners.to_events) is None:
             return
         for event in events:
             if event.conversation_id in self._attached:
                 self._received += 1
-                self._listener.heard(Announcement(event.conversation_id, event.sequence, event))
+                listener.heard(Announcement(event.conversation_id, event.sequence, event))
+
+    def _tell_lists(self, lists: Sequence[ListItem]) -> None:
+        if (listener := self._listeners.to_lists) is None:
+            return
+        for item in lists:
+            if list_topic(item.tenant) in self._attached:
+                self._received += 1
+                listener.heard(item)
 
     async def attach(self, topic: str) -> None:
         self._attached.add(topic)

@@ -1,7 +1,8 @@
-"""Events as bytes, for their way between processes: JSON arrays that begin with the kind and the number. The topic names the conversation.
+"""Events and changes of lists as bytes, for their way between processes: JSON arrays that begin with the kind and the number.
 
-Deltas, nearly all there is, are flat arrays and take a short way. Anything else travels as its dataclasses and is read back by its types.
-What does not fit, or was written by a version that this one cannot read, arrives as its number alone: the log has it.
+Whose they are, the topic says. Deltas, nearly all there is, are flat arrays and take a short way. Anything else travels as its
+dataclasses and is read back by its types. An event that does not fit, or was written by a version that this one cannot read, arrives
+as its number alone: the log has it.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from vocabulary.events import (
     StreamReset,
     ToolCallChanged,
 )
+from vocabulary.lists import ListCaughtUp, ListChange, ListItem
 from vocabulary.messages import BODY_OF, Message, MessageBody, MessageType
 
 MAX_BYTES = 64 << 10
@@ -55,6 +57,28 @@ def decode(conversation_id: str, data: bytes) -> Announcement | None:
     except (ValueError, TypeError, KeyError, ValidationError):
         return Announcement(conversation_id, sequence, None)
     return Announcement(conversation_id, sequence, Event(conversation_id, sequence, occurred_at, run_id, payload))
+
+
+def encode_list(item: ListItem) -> bytes:
+    """A conversation that does not fit makes who hears of it query the list."""
+    if isinstance(item, ListCaughtUp):
+        return _CAUGHT_UP
+    try:
+        encoded = orjson.dumps(item)
+    except TypeError:
+        return _CAUGHT_UP
+    return encoded if len(encoded) <= MAX_BYTES else _CAUGHT_UP
+
+
+def decode_list(tenant: str, data: bytes) -> ListItem | None:
+    """None: it cannot be read."""
+    if data == _CAUGHT_UP:
+        return ListCaughtUp(tenant)
+    try:
+        change = _list_change.validate_python(orjson.loads(data))
+    except (ValueError, ValidationError):
+        return None
+    return change if change.tenant == tenant else None
 
 
 def _number_alone(sequence: int) -> bytes:
@@ -95,6 +119,8 @@ _KIND_OF: dict[type[StoredPayload], EventKind] = {
     StreamReset: EventKind.RESET,
 }
 
+_CAUGHT_UP = orjson.dumps(None)
+_list_change = TypeAdapter(ListChange)
 _message = TypeAdapter(Message)
 _bodies: dict[str, TypeAdapter[MessageBody]] = {kind.value: TypeAdapter(body) for kind, body in BODY_OF.items()}
 _READERS: dict[str, Callable[[Any], StoredPayload]] = {

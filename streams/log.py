@@ -12,7 +12,9 @@ from db import events, heads
 from db.engine import Connection, Database
 from db.heads import Head
 from streams.bus import Bus
+from vocabulary.conversations import Conversation
 from vocabulary.events import Event, StoredPayload
+from vocabulary.lists import ListCaughtUp, ListChange, ListChangeKind, ListItem
 
 Clock = Callable[[], datetime]
 
@@ -24,6 +26,7 @@ class Transaction:
         self.connection = connection
         self.now = clock()
         self.appended: list[Event] = []
+        self.list_items: list[ListItem] = []
         self.after_commit: list[Callable[[], None]] = []
         self._heads: dict[str, Head] = {}
         self._as_locked: dict[str, Head] = {}
@@ -52,6 +55,22 @@ class Transaction:
         """Events whose numbers were granted otherwise (`heads.grant`)."""
         self.appended.extend(appended)
 
+    def list_changed(self, head: Head, conversation: Conversation, kind: ListChangeKind = ListChangeKind.CHANGED) -> None:
+        """Everything that a list shows of a conversation changes through this, in the transaction that sets `updated_at` to `now`.
+
+        The row is as it will be after the commit; of one that is deleted, as it was. One that nobody was ever told of has version 0.
+        """
+        head.list_version += 1
+        self.list_items.append(ListChange.of(kind, conversation, head.list_version))
+
+    def list_released(self, conversation: Conversation, version: int) -> None:
+        """The same for a head whose list version was raised otherwise (`heads.release`)."""
+        self.list_items.append(ListChange.of(ListChangeKind.CHANGED, conversation, version))
+
+    def lists_in_doubt(self, tenant: str) -> None:
+        """So much changes at once that whoever shows a list of this tenant has to query it."""
+        self.list_items.append(ListCaughtUp(tenant))
+
     async def settle(self) -> None:
         await events.append(self.connection, self.appended)
         for conversation_id, head in self._heads.items():
@@ -75,6 +94,6 @@ class Log:
 
     def announce(self, transaction: Transaction) -> None:
         """What follows a commit. Called on leaving `transaction()`, and by who learns later that its commit had happened."""
-        self.bus.publish(transaction.appended)
+        self.bus.publish(transaction.appended, transaction.list_items)
         for callback in transaction.after_commit:
             callback()

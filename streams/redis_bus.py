@@ -1,5 +1,5 @@
-"""The bus between processes: Redis pub/sub, one channel for each conversation and for each process that heeds signals, one line for all
-channels of a server.
+"""The bus between processes: Redis pub/sub, one channel for each topic and for each process that heeds signals, one line for all channels
+of a server.
 
 Nothing is kept in Redis. What it loses (a restart, a flush, a line that broke) is a doubt, which the hub settles from the log.
 How to hear is told in `redis_line.py`, how to announce in `redis_outbox.py`, which servers there are in `redis_servers.py`.
@@ -12,12 +12,13 @@ from functools import partial
 
 import structlog
 
-from streams.bus import BusStatus, Listener
-from streams.codec import decode, encode
+from streams.bus import BusStatus, Listener, Listeners, ListListener, list_topic, tenant_of
+from streams.codec import decode, decode_list, encode, encode_list
 from streams.redis_line import AWAY, Line, RedisLimits
 from streams.redis_outbox import Outbox
 from streams.redis_servers import ClusterServers, Servers, SingleServer
 from vocabulary.events import Event
+from vocabulary.lists import ListItem
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ class RedisBus:
         self._servers: Servers = ClusterServers(url, self._limits) if cluster else SingleServer(url, self._limits)
         self._outbox = Outbox(self._servers.publish, self._limits)
         self.prefix = prefix
-        self._listener: Listener | None = None
+        self._listeners = Listeners()
         self._wishes: dict[str, _Wish] = {}
         self._recipients: dict[str, Callable[[str], None]] = {}  # by recipient, whose channel is a wish like any other
         self._lines: dict[str, tuple[Line, asyncio.Task[None]]] = {}
@@ -47,7 +48,10 @@ class RedisBus:
         self._received = 0
 
     def listen(self, listener: Listener) -> None:
-        self._listener = listener
+        self._listeners.to_events = listener
+
+    def listen_to_lists(self, listener: ListListener) -> None:
+        self._listeners.to_lists = listener
 
     async def run(self) -> None:
         try:
@@ -57,9 +61,11 @@ class RedisBus:
         finally:
             await self._servers.close()
 
-    def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event], lists: Sequence[ListItem] = ()) -> None:
         for event in events:
             self._outbox.put(self.prefix + event.conversation_id, encode(event))
+        for item in lists:
+            self._outbox.put(self.prefix + list_topic(item.tenant), encode_list(item))
 
     async def attach(self, topic: str) -> None:
         wish = self._wishes.setdefault(topic, _Wish())
@@ -149,9 +155,7 @@ class RedisBus:
         self._doubt(heard)
 
     def _doubt(self, topics: Collection[str]) -> None:
-        in_doubt = [topic for topic in topics if topic not in self._recipients]  # a signal that was lost is nobody's loss
-        if self._listener is not None and in_doubt:
-            self._listener.doubt(in_doubt)
+        self._listeners.doubt([topic for topic in topics if topic not in self._recipients])  # a signal that was lost is nobody's loss
 
     # ---- what lines tell
 
@@ -161,14 +165,26 @@ class RedisBus:
             self._received += 1
             told(data.decode())
             return
-        if self._listener is None or topic not in self._wishes:
+        if topic not in self._wishes:
             return
         self._received += 1
-        announcement = decode(topic, data)
-        if announcement is None:
+        tenant = tenant_of(topic)
+        was_read = self._tell_event(topic, data) if tenant is None else self._tell_list(tenant, data)
+        if not was_read:
             self._doubt([topic])
-        else:
-            self._listener.heard(announcement)
+
+    def _tell_event(self, topic: str, data: bytes) -> bool:
+        """False: it cannot be read."""
+        announcement = decode(topic, data)
+        if announcement is not None and self._listeners.to_events is not None:
+            self._listeners.to_events.heard(announcement)
+        return announcement is not None
+
+    def _tell_list(self, tenant: str, data: bytes) -> bool:
+        item = decode_list(tenant, data)
+        if item is not None and self._listeners.to_lists is not None:
+            self._listeners.to_lists.heard(item)
+        return item is not None
 
     def confirmed(self, line: Line, channel: str) -> None:
         topic = channel.removeprefix(self.prefix)

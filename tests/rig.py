@@ -19,6 +19,7 @@ from runs.send import InputRole, NewMessage, Send, Sent, send
 from runs.tools import ServerTool, ToolRegistry, current_time
 from runs.worker import Worker, WorkerLimits
 from streams.bus import Bus, MemoryBus
+from streams.feed import Feed, FeedLimits
 from streams.hub import Hub, HubLimits
 from streams.log import Log
 from streams.reader import Reader
@@ -39,6 +40,7 @@ class Rig:
     engine: Engine
     hub: Hub
     reader: Reader
+    feed: Feed
     worker: Worker
 
     @property
@@ -100,6 +102,7 @@ async def rig(
     models: ModelRegistry | None = None,
     tools: Iterable[ServerTool] | None = None,
     hub_limits: HubLimits | None = None,
+    feed_limits: FeedLimits | None = None,
     worker_limits: WorkerLimits | None = None,
     max_replay: int = 10_000,
     works: bool = True,
@@ -118,8 +121,9 @@ async def rig(
         default_model="demo/echo",
     )
     hub = Hub(database, bus, hub_limits or HubLimits())
+    feed = Feed(database, bus, feed_limits or FeedLimits(), utc_now)
     worker = Worker(engine, worker_limits or WorkerLimits(sole=database.is_sqlite))
-    tasks: list[asyncio.Task[object]] = [asyncio.create_task(hub.run(), name="hub")]
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(hub.run(), name="hub"), asyncio.create_task(feed.run(), name="feed")]
     try:
         if isinstance(dispatcher, LocalDispatcher):
             dispatcher.serve(worker.advance_soon)
@@ -129,7 +133,8 @@ async def rig(
             for task in tasks:
                 if task.done():
                     task.result()  # a part that could not start says why
-        yield Rig(engine=engine, hub=hub, reader=Reader(hub, database, max_replay=max_replay, clock=utc_now), worker=worker)
+        reader = Reader(hub, database, max_replay=max_replay, clock=utc_now)
+        yield Rig(engine=engine, hub=hub, reader=reader, feed=feed, worker=worker)
     finally:
         for task in tasks:
             task.cancel()

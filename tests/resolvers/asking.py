@@ -27,9 +27,8 @@ class Client:
     schema: Schema = field(default_factory=build_schema)
 
     def context(self) -> RequestContext:
-        return RequestContext(
-            viewer=Viewer(actor="tester", tenant=self.tenant), engine=self.rig.engine, reader=self.rig.reader, limits=LIMITS
-        )
+        viewer, rig = Viewer(actor="tester", tenant=self.tenant), self.rig
+        return RequestContext(viewer=viewer, engine=rig.engine, reader=rig.reader, feed=rig.feed, limits=LIMITS)
 
     async def run(self, document: str, **variables: object) -> ExecutionResult:
         return await self.schema.execute(document, variables, context_value=self.context())

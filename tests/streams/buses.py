@@ -10,6 +10,7 @@ from streams.bus import Announcement, Bus, MemoryBus
 from streams.redis_bus import RedisBus
 from streams.redis_line import RedisLimits
 from vocabulary.events import Event
+from vocabulary.lists import ListItem
 
 DEADLINE_S = 20
 
@@ -23,7 +24,7 @@ class HeldBus(MemoryBus):
         super().__init__()
         self.held: dict[int, Event] = {}
 
-    def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, events: Sequence[Event], lists: Sequence[ListItem] = ()) -> None:  # noqa: ARG002 - of lists nothing arrives
         self.held |= {event.sequence: event for event in events}
 
     def arrive(self, sequence: int) -> None:
@@ -59,6 +60,29 @@ class Ear:
 
     async def hears(self, topic: str, sequence: int) -> None:
         await self.until(lambda: sequence in self.numbers(topic))
+
+
+class ListEar:
+    """One for lists."""
+
+    def __init__(self) -> None:
+        self.items: list[ListItem] = []
+        self.doubted: list[str] = []
+        self._rung = asyncio.Event()
+
+    def heard(self, item: ListItem) -> None:
+        self.items.append(item)
+        self._rung.set()
+
+    def doubt(self, tenants: Collection[str]) -> None:
+        self.doubted.extend(tenants)
+        self._rung.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                self._rung.clear()
+                await self._rung.wait()
 
 
 @asynccontextmanager

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.bus import Announcement, Bus
-from tests.db.rows import NOON, a_message
-from tests.streams.buses import DEADLINE_S, Ear
+from streams.bus import Announcement, Bus, list_topic
+from tests.db.rows import NOON, a_conversation, a_message
+from tests.streams.buses import DEADLINE_S, Ear, ListEar
 from vocabulary.events import Event, MessageCompleted, MessageDelta
+from vocabulary.lists import ListCaughtUp, ListChange, ListChangeKind
 from vocabulary.messages import MessageType
 
 
@@ -199,3 +200,23 @@ async def test_who_heeds_no_more_is_told_nothing(any_bus: Bus, ear: Ear) -> None
     any_bus.signal("worker-2", "run-2")
     assert await there.next() == "run-2"
     assert gone.empty
+
+
+# ---- lists
+
+
+async def test_changes_of_a_list_are_heard_by_who_listens_to_lists_and_by_nobody_else(any_bus: Bus, ear: Ear) -> None:
+    lists = ListEar()
+    any_bus.listen_to_lists(lists)
+    await attach(any_bus, list_topic("one"), "conv-1")
+    ours, theirs = a_conversation("agent-1", tenant="one"), a_conversation("agent-1", tenant="two")
+    changes = [ListChange.of(kind, ours, version) for version, kind in enumerate(ListChangeKind, start=1)]
+    any_bus.publish(
+        events("conv-1", 1), [*changes, ListChange.of(ListChangeKind.CREATED, theirs, 1), ListCaughtUp("two"), ListCaughtUp("one")]
+    )
+    await lists.until(lambda: len(lists.items) == 4)
+    await ear.hears("conv-1", 1)
+    assert lists.items == [*changes, ListCaughtUp("one")]
+    assert (ear.numbers("conv-1"), ear.doubted, lists.doubted) == ([1], [], [])
+    any_bus.detach(list_topic("one"))
+    assert not any_bus.is_attached(list_topic("one"))

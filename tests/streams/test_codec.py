@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.bus import Announcement
-from streams.codec import MAX_BYTES, decode, encode
-from tests.db.rows import NOON, a_message, a_run
+from streams.codec import MAX_BYTES, decode, decode_list, encode, encode_list
+from tests.db.rows import NOON, a_conversation, a_message, a_run
 from vocabulary.events import (
     ConversationChanged,
     Event,
@@ -25,6 +25,7 @@ from vocabulary.events import (
     StoredPayload,
     ToolCallChanged,
 )
+from vocabulary.lists import ListCaughtUp, ListChange, ListChangeKind
 from vocabulary.messages import BODY_OF, EventBody, Message, MessageType
 from vocabulary.runs import RunStatus
 
@@ -172,3 +173,27 @@ def test_the_status_of_a_run_is_an_enum_again() -> None:
     assert isinstance(announced.event.payload, RunChanged)
     assert isinstance(announced.event.payload.status, RunStatus)
     assert isinstance(announced.event.payload.run.status, RunStatus)
+
+
+# ---- lists
+
+
+@given(change=anything(ListChange))
+def test_a_change_of_a_list_arrives_as_it_was(change: ListChange) -> None:
+    assert decode_list(change.tenant, encode_list(change)) == change
+    assert decode_list(change.tenant, encode_list(ListCaughtUp(change.tenant))) == ListCaughtUp(change.tenant)
+
+
+@pytest.mark.parametrize("summary", [pytest.param("x" * MAX_BYTES, id="too large"), pytest.param("\ud83d", id="half a character")])
+def test_a_conversation_that_cannot_travel_makes_the_list_be_queried(summary: str) -> None:
+    change = ListChange.of(ListChangeKind.CHANGED, a_conversation("agent-1", tenant="one", summary=summary), 1)
+    assert decode_list("one", encode_list(change)) == ListCaughtUp("one")
+
+
+def test_what_cannot_be_read_or_is_another_tenants_is_no_change_of_a_list() -> None:
+    change = ListChange.of(ListChangeKind.CHANGED, a_conversation("agent-1", tenant="one"), 1)
+    told = orjson.loads(encode_list(change))
+    for wrong in (b"", b"[", b"7", b"[1]", b"{}", *(orjson.dumps(told | {name: ["new"]}) for name in told)):
+        assert decode_list("one", wrong) is None
+    assert decode_list("two", encode_list(change)) is None
+    assert decode_list("one", orjson.dumps(told | {"added": 1})) == change

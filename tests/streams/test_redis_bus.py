@@ -8,11 +8,11 @@ import pytest
 import pytest_asyncio
 
 from cluster.redis import RedisServer
-from streams.bus import Announcement
+from streams.bus import Announcement, list_topic
 from streams.redis_bus import RedisBus
 from streams.redis_line import RedisLimits
 from tests.db.rows import NOON, a_message
-from tests.streams.buses import DEADLINE_S, Ear, redis_bus, running
+from tests.streams.buses import DEADLINE_S, Ear, ListEar, redis_bus, running
 from vocabulary.events import Event, MessageCompleted, MessageDelta
 from vocabulary.messages import MessageType
 
@@ -219,3 +219,13 @@ async def test_a_cluster_whose_slots_go_and_come_is_doubted_and_heard_again() ->
             await ear.until(lambda: bus.is_attached("conv-1") and bus.is_attached("conv-2"))
             bus.publish([event(1)])
             await ear.hears("conv-1", 1)
+
+
+async def test_a_list_is_doubted_when_what_was_said_of_it_cannot_be_read(server: RedisServer, bus: RedisBus, ear: Ear) -> None:
+    lists = ListEar()
+    bus.listen_to_lists(lists)
+    await attach(bus, list_topic("one"), "conv-1")
+    for said in ("nonsense", '{"kind": "NEW"}', "[1]", "7"):
+        server.ask("PUBLISH", f"{bus.prefix}{list_topic('one')}", said)
+    await lists.until(lambda: len(lists.doubted) == 4)
+    assert (set(lists.doubted), lists.items, ear.doubted) == ({"one"}, [], [])
