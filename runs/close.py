@@ -11,6 +11,7 @@ from db import messages, runs
 from db.heads import Head
 from runs import state
 from runs.engine import Engine
+from runs.measured import note_end
 from runs.send import announce_conversation
 from runs.tools import error_return
 from streams.log import Transaction
@@ -63,6 +64,7 @@ async def close_run(engine: Engine, transaction: Transaction, head: Head, run: R
         completed_at=transaction.now,
     )
     await runs.save(transaction.connection, [ended])
+    note_end(engine.metrics, transaction, ended)
     transaction.append(head, sequence, RunChanged(ended, ended.status, ended.stop_reason), run_id=run.id)
     if head.active_run_id == run.id:
         head.active_run_id = None

@@ -78,7 +78,7 @@ class RedisBus:
         return wish is not None and wish.confirmed.is_set()
 
     def status(self) -> BusStatus:
-        lines = [line for line, _ in self._lines.values()]
+        lines = [line for line, _ in list(self._lines.values())]  # also asked from the thread of a worker's metrics
         return BusStatus(
             connected=bool(lines) and all(line.connected for line in lines) and not self._outbox.failing,
             published=self._outbox.published,
