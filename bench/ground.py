@@ -13,7 +13,9 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from db.engine import Database
 from db.migrate import upgrade
 from llm.registry import ModelRegistry
+from tests.redis_servers import redis
 from tests.rig import Rig, rig
+from tests.runs.processes import Servers
 from tests.servers import NoPostgres, binaries_of_machine, binaries_of_wheel, execute, fresh_database, running
 
 SQLITE = "SQLite"
@@ -42,6 +44,16 @@ class Ground:
                     yield parley
             finally:
                 await database.close()
+
+    @asynccontextmanager
+    async def servers(self) -> AsyncGenerator[Servers]:
+        """An empty database on PostgreSQL and a Redis, for programs of several processes."""
+        with redis() as redis_url:
+            async with self._url(POSTGRESQL) as url:
+                database = Database.open(url)
+                await upgrade(database)
+                await database.close()
+                yield Servers(url, redis_url)
 
     @asynccontextmanager
     async def _url(self, kind: str) -> AsyncGenerator[str]:

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.ground import sqlite_url
-
 ROOT = Path(__file__).parent.parent
 START_S = 30.0
 STOP_S = 10.0
@@ -32,9 +30,9 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def serving(database: Path, **settings: str) -> AsyncGenerator[ServerProcess]:
+async def serving(database_url: str, **settings: str) -> AsyncGenerator[ServerProcess]:
     """Ended by its own pid. Nothing of our environment is passed on: a key there would change the default model."""
-    environment = {"PORT": "0", "DATABASE_URL": sqlite_url(database), "LOG_LEVEL": "WARNING", **settings}
+    environment = {"PORT": "0", "DATABASE_URL": database_url, "LOG_LEVEL": "WARNING", **settings}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "app.py", cwd=ROOT, env=environment, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
