@@ -45,7 +45,7 @@ test: setup ## all tests; ARGS="-k resume" for some
 soak: setup ## a minute of everything that takes locks, at once; SOAK_S=600 for longer
 	@SOAK_S=$${SOAK_S:-60} .venv/bin/python -m pytest --numprocesses=0 tests/runs/test_lock_order.py $(ARGS)
 
-bench: setup ## measure append, first delta, replay, idle memory, fan-out; ARGS="append --runs 5" for some
+bench: setup ## measure; ARGS="append --runs 5" for some, ARGS="--postgres" with many machines too
 	@.venv/bin/python -m bench $(ARGS)
 
 sdl: setup ## print the schema into schema/schema.graphql

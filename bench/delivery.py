@@ -69,12 +69,18 @@ async def delivery(ground: Ground) -> list[Figure]:
                     await socket.follow(pen.conversation_id, deltas="ALL")
                     await socket.until("CaughtUp")
                     people.create_task(_watch(socket, pen.conversation_id, seen), name="client")
-                started = time.perf_counter()
+                started, busy, ours = time.perf_counter(), server.cpu_s(), time.process_time()
                 await asyncio.gather(*(_speak(pen, number) for number, pen in enumerate(pens)))
                 elapsed = time.perf_counter() - started
+                busy, ours = server.cpu_s() - busy, time.process_time() - ours
             writing.cancel()
     late = [at - bus.committed[key] for key, at in seen.items()]
-    return [Figure("events written", CONVERSATIONS * (WARM_UP + MEASURED) / elapsed, "/s"), *percentiles("commit to client", late)]
+    return [
+        Figure("events written", CONVERSATIONS * (WARM_UP + MEASURED) / elapsed, "/s"),
+        *percentiles("commit to client", late),
+        Figure("server's processor in use", busy / elapsed * 100, "%"),
+        Figure("the writer's and the clients' processor in use", ours / elapsed * 100, "%"),
+    ]
 
 
 async def _speak(pen: Pen, number: int) -> None:
