@@ -17,7 +17,7 @@ from tests.streams.buses import running
 from vocabulary.events import CaughtUp, DeltaMode, RunChanged
 from vocabulary.runs import RunStatus
 
-TIMES = 200
+TIMES = 100
 AT_ONCE = 20
 
 
