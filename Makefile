@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV
 # pyright is bundled with its package, and so is the node it runs on; it shall not ask for newer ones
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup run cluster check format test sdl bench
+.PHONY: help setup run cluster check format test soak chaos sdl bench
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name does; do printf '%-14s %s\n' "$$name" "$$does"; done
@@ -46,7 +46,13 @@ format: setup ## put the code into the form that `make check` asks for
 test: setup ## all tests; ARGS="-k resume" for some
 	@.venv/bin/python -m pytest $(ARGS)
 
-bench: setup ## measure append, first delta, replay, idle memory, fan-out; ARGS="append --runs 5" for some
+soak: setup ## a minute of everything that takes locks, at once; SOAK_S=600 for longer
+	@SOAK_S=$${SOAK_S:-60} .venv/bin/python -m pytest --numprocesses=0 tests/runs/test_lock_order.py $(ARGS)
+
+chaos: setup ## break everything that can break, one thing after the other; CHAOS_ROUNDS=10 CHAOS_PEOPLE=30 for more of it
+	@CHAOS_ROUNDS=$${CHAOS_ROUNDS:-3} CHAOS_PEOPLE=$${CHAOS_PEOPLE:-12} .venv/bin/python -m pytest --numprocesses=0 -rP tests/chaos $(ARGS)
+
+bench: setup ## measure; ARGS="append --runs 5" for some, ARGS="--postgres" with many machines too
 	@.venv/bin/python -m bench $(ARGS)
 
 sdl: setup ## print the schema into schema/schema.graphql

@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -29,13 +29,13 @@ from composition import (
     check_default_model,
     engine_of,
     log_to_stderr,
+    metrics_of,
     models_of,
     open_database,
     prepare_tables,
     utc_now,
     worker_limits_of,
 )
-from db.engine import Database, DatabaseError
 from resolvers.build import build_schema
 from resolvers.context import Limits, RequestContext
 from resolvers.viewer import UnusableName, unproven_viewer
@@ -50,6 +50,7 @@ from streams.reader import Reader
 from transports import explorer
 from transports.endpoint import Endpoint
 from transports.outcome import Refused
+from transports.probes import Probes
 from transports.sockets import Sockets
 from transports.terms import Terms
 from transports.wire import uvicorn_options
@@ -81,8 +82,9 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
         await prepare_tables(settings, database)
         bus = bus_of(settings)
         dispatcher = JobDispatcher() if settings.distributed else LocalDispatcher()
-        engine = engine_of(settings, database, bus, models, dispatcher)
-        hub = Hub(database, bus, HubLimits())
+        metrics = metrics_of(database, bus)
+        engine = engine_of(settings, database, bus, models=models, dispatcher=dispatcher, metrics=metrics)
+        hub = Hub(database, bus, HubLimits(), metrics)
         reader = Reader(hub, database, max_replay=settings.max_replay, clock=utc_now)
         feed = Feed(database, bus, FeedLimits(), utc_now)
         async with asyncio.TaskGroup() as machines:
@@ -93,7 +95,7 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
                 running.append(machines.create_task(worker.run(), name="worker"))
                 await worker.ready.wait()
             try:
-                yield _parley(settings, engine, reader, feed)
+                yield _parley(settings, engine, reader, feed, Probes(database, bus, metrics))
             finally:
                 for machine in running:
                     machine.cancel()
@@ -102,7 +104,7 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
         await database.close()
 
 
-def _parley(settings: Settings, engine: Engine, reader: Reader, feed: Feed) -> Parley:
+def _parley(settings: Settings, engine: Engine, reader: Reader, feed: Feed, probes: Probes) -> Parley:
     limits = Limits(
         version=VERSION,
         max_page_size=settings.max_page_size,
@@ -118,42 +120,35 @@ def _parley(settings: Settings, engine: Engine, reader: Reader, feed: Feed) -> P
         return RequestContext(viewer=viewer, engine=engine, reader=reader, feed=feed, limits=limits)
 
     terms = Terms(
-        schema=build_schema(),
+        schema=build_schema(engine.metrics),
         context_of=context_of,
         allowed_origins=settings.cors_origins,
         max_request_bytes=MAX_REQUEST_BYTES,
         max_operations_per_socket=limits.max_subscriptions_per_connection,
+        metrics=engine.metrics,
     )
     sockets = Sockets(terms)
     endpoint = Endpoint(terms, sockets=sockets, page=explorer.page())
 
     async def drain() -> None:
+        probes.drain()
         reader.drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 await sockets.drain()
 
-    return Parley(application=_application(settings, endpoint, engine.database), drain=drain)
+    return Parley(application=_application(settings, endpoint, probes), drain=drain)
 
 
-def _application(settings: Settings, endpoint: Endpoint, database: Database) -> Starlette:
-    async def alive(_request: Request) -> JSONResponse:
-        return JSONResponse({"status": "ok"})
-
-    async def ready(_request: Request) -> JSONResponse:
-        try:
-            await database.check()
-        except DatabaseError:
-            return JSONResponse({"status": "unavailable", "database": "unreachable"}, status_code=503)
-        return JSONResponse({"status": "ok"})
-
+def _application(settings: Settings, endpoint: Endpoint, probes: Probes) -> Starlette:
     async def home(_request: Request) -> RedirectResponse:
         return RedirectResponse("/graphql")
 
     routes = [
         Route("/", home),
-        Route("/healthz", alive),
-        Route("/readyz", ready),
+        Route("/healthz", probes.alive),
+        Route("/readyz", probes.ready),
+        Route("/metrics", probes.metrics),
         Route("/graphql", endpoint),
         WebSocketRoute("/graphql", endpoint),
         Mount("/graphql/assets", explorer.assets()),

@@ -20,6 +20,7 @@ from settings import Settings, SettingsError
 from streams.bus import Bus, MemoryBus
 from streams.log import Log
 from streams.redis_bus import RedisBus
+from telemetry.metrics import Metrics
 
 REFUSALS = (SettingsError, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, DatabaseTooOld)
 """Why a program may refuse to start, each in one line."""
@@ -78,16 +79,33 @@ def check_default_model(settings: Settings, models: ModelRegistry) -> None:
         raise SettingsError(f"DEFAULT_MODEL: {error}") from None
 
 
-def engine_of(settings: Settings, database: Database, bus: Bus, models: ModelRegistry, dispatcher: Dispatcher) -> Engine:
+def metrics_of(database: Database, bus: Bus) -> Metrics:
+    """Every program's, with what its database and its bus know of themselves."""
+    metrics = Metrics()
+    metrics.bus_attached.set_function(lambda: bus.status().connected)
+    metrics.bus_reconnects.set_function(lambda: bus.status().reconnects)
+    metrics.announcements_published.set_function(lambda: bus.status().published)
+    metrics.announcements_received.set_function(lambda: bus.status().received)
+    metrics.announcements_dropped.set_function(lambda: bus.status().dropped)
+    for name, pool in database.pools().items():
+        metrics.connections_in_use.labels(name).set_function(pool.checkedout)
+        metrics.connections_limit.labels(name).set_function(pool.size)
+    return metrics
+
+
+def engine_of(  # one argument for each part that is swapped between deployments
+    settings: Settings, database: Database, bus: Bus, *, models: ModelRegistry, dispatcher: Dispatcher, metrics: Metrics
+) -> Engine:
     return Engine(
         database=database,
-        log=Log(database, bus, utc_now),
+        log=Log(database, bus, utc_now, metrics),
         dispatcher=dispatcher,
         models=models,
         tools=ToolRegistry([current_time(utc_now)]),
         clock=utc_now,
         default_model=settings.default_model,
         max_attempts=settings.max_attempts,
+        metrics=metrics,
     )
 
 

@@ -118,6 +118,8 @@ class Settings(_Frozen):
     delta_retention_s: float = Field(3600, ge=0, le=31_536_000, description="seconds from 0 to 31536000 (a year)")
     max_replay: int = Field(10_000, ge=1, description="a whole number, 1 or more")
     max_page_size: int = Field(200, ge=1, description="a whole number, 1 or more")
+    metrics_host: str = Field("127.0.0.1", description="a name or address for a worker's metrics to listen on")
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="a port number from 1 to 65535 for a worker's metrics, or nothing")
     log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     @classmethod

@@ -18,24 +18,36 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from bench.append import append
 from bench.cancel import cancel
+from bench.delivery import delivery
+from bench.dispatch import dispatch
 from bench.fanout import fanout
 from bench.figures import Figure, table
 from bench.first_delta import first_delta
 from bench.ground import Ground, throwaway_postgres
 from bench.idle import idle
 from bench.long_history import long_history
+from bench.quiet import quiet
 from bench.replay import replay
+from bench.snapshot import snapshot
 from cluster.postgres import NoPostgres
+from cluster.redis import NoRedis
 
 BENCHMARKS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] = {
     "append": ("events through the writer", append),
     "first_delta": ("time from sending to the first delta", first_delta),
     "cancel": ("time from a cancel to the end of its run", cancel),
     "replay": ("replay of an answer of 2,000 deltas", replay),
-    "idle": ("memory per idle subscriber, of 1,000", idle),
+    "idle": ("memory per idle subscriber, of 2,000", idle),
     "long_history": ("pages and context of long conversations", long_history),
     "fanout": ("live deltas of one conversation", fanout),
 }
+ON_SERVERS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] = {
+    "delivery": ("from commit to client at 1,000 events a second, PostgreSQL, Redis and WebSocket", delivery),
+    "dispatch": ("from an acknowledged send to its run's start in another process, through jobs", dispatch),
+    "quiet": ("what 2,000 idle subscribers ask of PostgreSQL, and their memory", quiet),
+    "snapshot": ("appending for a minute beside an old snapshot, PostgreSQL", snapshot),
+}
+"""These need --postgres or --database-url."""
 LONGEST_S = 600.0
 
 
@@ -46,23 +58,29 @@ def main() -> None:
         with _postgres(given) as postgres:
             ground = Ground(given.directory, postgres)
             _print_machine(ground)
-            for name in given.names or BENCHMARKS:
+            for name in given.names or _possible(ground):
                 _measure(name, ground, given.runs)
-    except NoPostgres as missing:
+    except (NoPostgres, NoRedis) as missing:
         raise SystemExit(str(missing)) from None
+
+
+def _possible(ground: Ground) -> list[str]:
+    return [*BENCHMARKS, *(ON_SERVERS if ground.postgres else ())]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measures, and prints medians and spread.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all when none is given")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS | ON_SERVERS)}; all when none is given")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="repetitions (default: 3)")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where SQLite's files lie meanwhile")
     postgres = parser.add_mutually_exclusive_group()
     postgres.add_argument("--postgres", action="store_true", help="also on a PostgreSQL that is started for it")
     postgres.add_argument("--database-url", metavar="URL", help="also on this PostgreSQL, in databases that are created and dropped")
     given = parser.parse_args()
-    if unknown := set(given.names) - set(BENCHMARKS):
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    if unknown := set(given.names) - set(BENCHMARKS | ON_SERVERS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS | ON_SERVERS)}")
+    if (unserved := set(given.names) & set(ON_SERVERS)) and not (given.postgres or given.database_url):
+        parser.error(f"{', '.join(sorted(unserved))}: needs --postgres or --database-url")
     if given.runs < 1:
         parser.error("--runs must be 1 or more")
     return given
@@ -84,7 +102,7 @@ def _print_machine(ground: Ground) -> None:
 
 
 def _measure(name: str, ground: Ground, runs: int) -> None:
-    title, benchmark = BENCHMARKS[name]
+    title, benchmark = (BENCHMARKS | ON_SERVERS)[name]
 
     async def once() -> list[Figure]:
         async with asyncio.timeout(LONGEST_S):

@@ -34,8 +34,7 @@ async def append(ground: Ground) -> list[Figure]:
     for kind in ground.kinds:
         model = Torrent()
         async with ground.engine(kind, Models(model)) as parley:
-            async with parley.engine.log.transaction() as transaction:
-                await workers.register(transaction.connection, OURSELVES, lease_s=3600)
+            await register(parley)
             await _stored_per_s(parley, 2, 1000)  # statements are compiled once
             for conversations in (1, MANY):
                 stored = await _stored_per_s(parley, conversations, DELTAS)
@@ -54,7 +53,7 @@ def _figures(kind: str, conversations: int, what: str, per_s: float) -> list[Fig
 async def _stored_per_s(parley: Rig, conversations: int, deltas: int) -> float:
     """Deltas that take turns between two texts, so that none merges with its neighbour: one row each."""
     writer = Writer(parley.engine)
-    pens = [await _held(parley, writer) for _ in range(conversations)]
+    pens = [await held(parley, writer) for _ in range(conversations)]
     before = await _heads(parley, pens)
     writing = asyncio.create_task(writer.run(), name="the benchmark's writer")
     started = time.perf_counter()
@@ -66,7 +65,13 @@ async def _stored_per_s(parley: Rig, conversations: int, deltas: int) -> float:
     return (await _heads(parley, pens) - before) / elapsed
 
 
-async def _held(parley: Rig, writer: Writer) -> Pen:
+async def register(parley: Rig) -> None:
+    """As a worker whose heart need not beat."""
+    async with parley.engine.log.transaction() as transaction:
+        await workers.register(transaction.connection, OURSELVES, lease_s=3600)
+
+
+async def held(parley: Rig, writer: Writer) -> Pen:
     """A run that we took ourselves before its worker heard of it."""
     unheard = replace(parley.engine, dispatcher=LocalDispatcher())
     conversation = await parley.conversation()

@@ -89,10 +89,14 @@ class Socket:
 
     async def payload(self) -> Payload:
         """Of the next item of any subscription on this socket."""
+        return (await self.item())[1]["payload"]
+
+    async def item(self) -> tuple[str, dict[str, Any]]:
+        """The next one, and the operation that it is of."""
         frame = orjson.loads(await self._connection.recv())
         if frame["type"] != "next" or "errors" in frame["payload"]:
             raise Unexpected(frame)
-        return frame["payload"]["data"]["conversationEvents"]["payload"]
+        return frame["id"], frame["payload"]["data"]["conversationEvents"]
 
     async def until(self, *kinds: str) -> list[Payload]:
         """The payloads up to and with the first of one of these kinds."""

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from bench.client import Socket, visiting
 from bench.figures import Figure
-from bench.ground import Ground
+from bench.ground import Ground, sqlite_url
 from bench.server import serving
 
 SUBSCRIBERS = 100
@@ -18,7 +18,11 @@ DELAY_MS = 5  # faster than a hundred subscribers can be served, slow enough tha
 async def fanout(ground: Ground) -> list[Figure]:
     """The server's time is all of it: the model, the log, and the sockets."""
     with ground.file() as path:
-        async with serving(path, DEMO_DELAY_MS=str(DELAY_MS)) as server, visiting(server.url) as client, AsyncExitStack() as open_sockets:
+        async with (
+            serving(sqlite_url(path), DEMO_DELAY_MS=str(DELAY_MS)) as server,
+            visiting(server.url) as client,
+            AsyncExitStack() as open_sockets,
+        ):
             conversation_id = await client.conversation(await client.agent())
             sockets = [await open_sockets.enter_async_context(client.socket()) for _ in range(SUBSCRIBERS)]
             await asyncio.gather(*(_join(socket, conversation_id) for socket in sockets))

@@ -5,7 +5,7 @@ Machines are noisy, so a comparison is a ratio of two figures of the same repeti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 Repetition = Sequence["Figure"]
 
@@ -18,6 +18,12 @@ class Figure:
     value: float
     unit: str
     against: str | None = None
+
+
+def percentiles(label: str, seconds: Sequence[float]) -> list[Figure]:
+    """The middle, and what one in a hundred exceeds."""
+    cuts = quantiles(seconds, n=100, method="inclusive")
+    return [Figure(f"{label}, p{number}", cuts[number - 1] * 1000, "ms") for number in (50, 99)]
 
 
 def table(title: str, repetitions: Sequence[Repetition]) -> str:

@@ -11,7 +11,7 @@ from statistics import median
 
 from bench.client import Client, visiting
 from bench.figures import Figure
-from bench.ground import SQLITE, Ground
+from bench.ground import SQLITE, Ground, sqlite_url
 from bench.server import serving
 from llm.model import Delta, Model, ModelRequest, UserTurn
 from llm.registry import ModelRegistry
@@ -35,7 +35,7 @@ async def first_delta(ground: Ground) -> list[Figure]:
         async with ground.engine(kind, models) as parley:
             figures += _less(direct, f"{kind}, in process", await _median_ms(lambda: _of_engine(parley)))
     with ground.file() as path:
-        async with serving(path, DEMO_DELAY_MS=str(DELAY_MS)) as server, visiting(server.url) as client:
+        async with serving(sqlite_url(path), DEMO_DELAY_MS=str(DELAY_MS)) as server, visiting(server.url) as client:
             agent_id = await client.agent()
             figures += _less(direct, f"{SQLITE}, HTTP and WebSocket", await _median_ms(lambda: _of_server(client, agent_id)))
     return figures

@@ -11,11 +11,13 @@ from statistics import median
 from tempfile import TemporaryDirectory, TemporaryFile
 
 from cluster.postgres import PostgresServer, execute, fresh_database
+from cluster.redis import redis
 from db.engine import Database
 from db.migrate import upgrade
 from llm.registry import ModelRegistry
 from runs.tools import ServerTool
 from tests.rig import Rig, rig
+from tests.runs.processes import Servers
 
 SQLITE = "SQLite"
 POSTGRESQL = "PostgreSQL"
@@ -43,6 +45,16 @@ class Ground:
                     yield parley
             finally:
                 await database.close()
+
+    @asynccontextmanager
+    async def servers(self) -> AsyncGenerator[Servers]:
+        """An empty database on PostgreSQL and a Redis, for programs of several processes."""
+        with redis() as redis_url:
+            async with self.url(POSTGRESQL) as url:
+                database = Database.open(url)
+                await upgrade(database)
+                await database.close()
+                yield Servers(url, redis_url)
 
     @asynccontextmanager
     async def url(self, kind: str) -> AsyncGenerator[str]:

@@ -1,4 +1,4 @@
-"""What a subscriber costs a server that has nothing to tell it: resident memory, before 1,000 of them came and when all have caught up."""
+"""What a subscriber costs a server that has nothing to tell it: resident memory, before 2,000 of them came and when all have caught up."""
 
 import asyncio
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bench.client import Client, visiting
 from bench.figures import Figure
-from bench.ground import Ground
+from bench.ground import Ground, sqlite_url
 from bench.server import serving
 
-SUBSCRIBERS = 1_000
+SUBSCRIBERS = 2_000
 PER_SOCKET = 100
 AT_ONCE = 20
 
@@ -39,7 +39,7 @@ async def idle(ground: Ground) -> list[Figure]:
 
 
 async def _prepare(path: Path) -> list[str]:
-    async with serving(path) as server, visiting(server.url) as client:
+    async with serving(sqlite_url(path)) as server, visiting(server.url) as client:
         agent_id = await client.agent()
         return [await client.conversation(agent_id) for _ in range(SUBSCRIBERS)]
 
@@ -48,14 +48,14 @@ async def _kib_each(ground: Ground, prepared: Path, conversation_ids: list[str],
     followed = [conversation_ids[0]] * SUBSCRIBERS if audience.shared else conversation_ids
     with ground.file() as path:
         shutil.copy(prepared, path)
-        async with serving(path) as server, visiting(server.url) as client, AsyncExitStack() as open_sockets:
+        async with serving(sqlite_url(path)) as server, visiting(server.url) as client, AsyncExitStack() as open_sockets:
             await _join(client, open_sockets, followed[:1])  # what the first subscriber brings with it is not everybody's
             before = server.resident_kib()
-            await _join_all(client, open_sockets, followed, audience.per_socket)
+            await join_all(client, open_sockets, followed, audience.per_socket)
             return (server.resident_kib() - before) / SUBSCRIBERS
 
 
-async def _join_all(client: Client, open_sockets: AsyncExitStack, followed: list[str], per_socket: int) -> None:
+async def join_all(client: Client, open_sockets: AsyncExitStack, followed: list[str], per_socket: int) -> None:
     places = asyncio.Semaphore(AT_ONCE)
 
     async def join(part: list[str]) -> None:

@@ -14,7 +14,7 @@ import orjson
 
 from bench.client import Client, Socket, visiting
 from bench.figures import Figure
-from bench.ground import SQLITE, Ground
+from bench.ground import SQLITE, Ground, sqlite_url
 from bench.server import serving
 from bench.speakers import WORD, Dictated
 from tests.provider import Answer, Provider
@@ -108,7 +108,7 @@ async def _dictate(parley: Rig, model: Dictated, conversation_id: str) -> Run:
 async def _over_sockets(path: Path) -> list[Figure]:
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(Provider())
-        server = await stack.enter_async_context(serving(path, PROVIDERS=_named(provider), DEFAULT_MODEL=MODEL))
+        server = await stack.enter_async_context(serving(sqlite_url(path), PROVIDERS=_named(provider), DEFAULT_MODEL=MODEL))
         client = await stack.enter_async_context(visiting(server.url))
         socket = await stack.enter_async_context(client.socket())
         conversation_id = await client.conversation(await client.agent())

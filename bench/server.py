@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.ground import sqlite_url
 from cluster.programs import Server, started
 
 
@@ -28,7 +27,7 @@ class ServerProcess:
 
 
 @asynccontextmanager
-async def serving(database: Path, **settings: str) -> AsyncGenerator[ServerProcess]:
-    environment = {"PORT": "0", "DATABASE_URL": sqlite_url(database), "LOG_LEVEL": "WARNING", **settings}
+async def serving(database_url: str, **settings: str) -> AsyncGenerator[ServerProcess]:
+    environment = {"PORT": "0", "DATABASE_URL": database_url, "LOG_LEVEL": "WARNING", **settings}
     async with started(Server("server", [sys.executable, "app.py"], environment)) as server:
         yield ServerProcess(server.url, server.pid)

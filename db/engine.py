@@ -26,6 +26,7 @@ from sqlalchemy.exc import (
     StatementError,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from db.types import dump_json
 
@@ -168,6 +169,11 @@ class Database:
                 yield connection
             if committed is not None:
                 committed()
+
+    def pools(self) -> dict[str, QueuePool]:
+        """The connections, by what they do."""
+        found = {"read": self._readers.sync_engine.pool, "write": self._writer.sync_engine.pool}
+        return {name: pool for name, pool in found.items() if isinstance(pool, QueuePool)}
 
     async def check(self) -> None:
         """Raises DatabaseError when the database does not answer."""

@@ -7,6 +7,7 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.types.execution import ExecutionContext
 
 from resolvers.complexity import MAX_TOKENS, DepthRule
+from resolvers.measured import CountedRequests
 from resolvers.mutation import Mutation
 from resolvers.problems import CodedParsing, CodedValidation, coded
 from resolvers.query import Query
@@ -14,6 +15,7 @@ from resolvers.subscription import Subscription
 from schema.compaction import CompactionStats
 from schema.messages import MESSAGE_TYPES
 from schema.scalars import SCALARS
+from telemetry.metrics import Metrics
 
 
 class CodedSchema(strawberry.Schema):
@@ -23,7 +25,8 @@ class CodedSchema(strawberry.Schema):
         errors[:] = map(coded, errors)
 
 
-def build_schema() -> strawberry.Schema:
+def build_schema(metrics: Metrics | None = None) -> strawberry.Schema:
+    noted_in = metrics or Metrics()
     return CodedSchema(
         query=Query,
         mutation=Mutation,
@@ -32,6 +35,7 @@ def build_schema() -> strawberry.Schema:
         config=StrawberryConfig(scalar_map=SCALARS),
         # The rule must be the same class each time: the cache of validated documents is keyed by it.
         extensions=[
+            lambda: CountedRequests(noted_in),
             lambda: MaxTokensLimiter(MAX_TOKENS),
             lambda: AddValidationRules([DepthRule]),
             CodedParsing,

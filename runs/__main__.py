@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+from wsgiref.simple_server import WSGIServer
 
 from uvloop import new_event_loop
 
@@ -17,6 +18,7 @@ from composition import (
     check_default_model,
     engine_of,
     log_to_stderr,
+    metrics_of,
     models_of,
     open_database,
     prepare_tables,
@@ -25,6 +27,7 @@ from composition import (
 from runs.jobs import JobDispatcher, Jobs
 from runs.worker import Worker
 from settings import Settings, SettingsError
+from telemetry.metrics import Metrics
 
 LONGEST_DRAIN_S = 8.0  # less than the ten seconds that containers are given
 
@@ -40,8 +43,11 @@ async def work(settings: Settings) -> None:
         check_default_model(settings, models)
         await prepare_tables(settings, database)
         bus = bus_of(settings)
-        worker = Worker(engine_of(settings, database, bus, models, JobDispatcher()), worker_limits_of(settings))
+        metrics = metrics_of(database, bus)
+        engine = engine_of(settings, database, bus, models=models, dispatcher=JobDispatcher(), metrics=metrics)
+        worker = Worker(engine, worker_limits_of(settings))
         jobs = Jobs(database, worker, concurrency=settings.worker_concurrency)
+        telling = None if settings.metrics_port is None else _tell(metrics, settings.metrics_host, settings.metrics_port)
         async with asyncio.TaskGroup() as machines:
             announcing = machines.create_task(bus.run(), name="bus")
             working = machines.create_task(worker.run(), name="worker")
@@ -55,9 +61,19 @@ async def work(settings: Settings) -> None:
             working.cancel()
             await asyncio.wait({taking, working})
             announcing.cancel()
+        if telling is not None:
+            telling.shutdown()
     finally:
         await models.aclose()
         await database.close()
+
+
+def _tell(metrics: Metrics, host: str, port: int) -> WSGIServer:
+    """A worker has no port of its own; this one is for whoever scrapes it."""
+    try:
+        return metrics.serve(host, port)
+    except OSError as error:
+        raise SettingsError(f"METRICS_PORT: cannot listen on METRICS_HOST {host}, METRICS_PORT {port}: {error.strerror}") from None
 
 
 def _leaving() -> asyncio.Event:

@@ -9,6 +9,7 @@ from db.workers import LeaseState
 from runs import state
 from runs.close import Ending, abandon_step, close_run
 from runs.engine import Engine
+from runs.measured import note_start, note_takeover
 from streams.log import Transaction
 from vocabulary.events import MessageCompleted, RunChanged
 from vocabulary.messages import Message, MessageStatus
@@ -38,7 +39,7 @@ async def advance(engine: Engine, worker_id: str, conversation_id: str, *, lost:
             return None
         run = waiting[0]
         if run.status is RunStatus.QUEUED:
-            return await _start(transaction, head, run, worker_id)
+            return await _start(engine, transaction, head, run, worker_id)
         if run.worker_id is None or (run.worker_id != worker_id and await _is_gone(transaction, run.worker_id, lost)):
             return await _take_over(engine, transaction, head, run, worker_id)
         return None
@@ -54,12 +55,13 @@ async def _is_gone(transaction: Transaction, worker_id: str, lost: str | None) -
             return False
 
 
-async def _start(transaction: Transaction, head: Head, run: Run, worker_id: str) -> Lease:
+async def _start(engine: Engine, transaction: Transaction, head: Head, run: Run, worker_id: str) -> Lease:
     """Its queued input enters history now, behind everything that was said before."""
     for message in await messages.of_run(transaction.connection, run.id):
         if message.status is MessageStatus.QUEUED:
             await _enter(transaction, head, message)
     started = replace(run, worker_id=worker_id, started_at=transaction.now)
+    note_start(engine.metrics, transaction, started)
     return await _hold(transaction, head, started)
 
 
@@ -82,6 +84,7 @@ async def _take_over(engine: Engine, transaction: Transaction, head: Head, run: 
         error = RunError(RunErrorType.WORKER_LOST, f"The run was given up after {run.attempt} attempts whose worker was lost.")
         await close_run(engine, transaction, head, run, Ending(status=RunStatus.FAILED, stop_reason=StopReason.ERROR, error=error))
         return None
+    note_takeover(engine.metrics, transaction, crashed=crashed)
     await abandon_step(transaction, head, run)
     return await _hold(transaction, head, replace(run, worker_id=worker_id, attempt=run.attempt + crashed))
 

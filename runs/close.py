@@ -14,6 +14,7 @@ from db.heads import Head
 from runs import state
 from runs.conversations import announce_conversation
 from runs.engine import Engine
+from runs.measured import note_end
 from runs.tools import error_return
 from streams.log import Transaction
 from vocabulary.events import MessageChanged, MessageCompleted, RunChanged, ToolCallChanged
@@ -83,6 +84,7 @@ async def end_runs(engine: Engine, transaction: Transaction, head: Head, closing
     ended = [await _end(transaction, head, run, ending, written[run.id]) for run in closing]
     await runs.save(transaction.connection, ended)
     for run in ended:
+        note_end(engine.metrics, transaction, run)
         if run.worker_id is not None and not ending.by_its_worker:
             transaction.after_commit.append(partial(engine.log.bus.signal, run.worker_id, run.id))
     return ended

@@ -1,7 +1,7 @@
 """What every command needs, gathered once by whoever composes the process."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -9,6 +9,7 @@ from db.engine import Database
 from llm.registry import ModelRegistry
 from runs.tools import ToolRegistry
 from streams.log import Log, Transaction
+from telemetry.metrics import Metrics
 
 
 class Dispatcher(Protocol):
@@ -29,3 +30,4 @@ class Engine:
     clock: Callable[[], datetime]
     default_model: str
     max_attempts: int = 3
+    metrics: Metrics = field(default_factory=Metrics)

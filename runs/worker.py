@@ -106,11 +106,13 @@ class Worker:
         if self._closing:
             await self._pass_on(conversation_id)
         else:
+            self._engine.metrics.jobs_taken.inc()
             await asyncio.wait({self._start(conversation_id)})
 
     def advance_soon(self, conversation_id: str) -> None:
         """A job for this worker. Any number of jobs for one conversation are as good as one."""
         if not self._closing:
+            self._engine.metrics.jobs_taken.inc()
             self._start(conversation_id)
 
     def _start(self, conversation_id: str, *, lost: str | None = None) -> asyncio.Task[None]:

@@ -7,6 +7,7 @@ After a commit whose outcome is unknown the log says whether it happened: nothin
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import chain, repeat
@@ -17,6 +18,7 @@ from db import conversations, events, heads, messages, runs
 from db.engine import Connection, DatabaseError, is_refusal
 from runs.batch import Attempt, Part, doubts_of, sorted_out
 from runs.engine import Engine
+from runs.measured import note_end
 from runs.pen import LeaseLost, Pen, WriteRefused
 from runs.writes import Rows, lay_out
 from streams.log import Transaction
@@ -111,13 +113,20 @@ class Writer:
         left = [part for part in parts if not part.done]
         if not left:
             return []
+        began = time.perf_counter()
         attempt = await self._attempt(left, patient=patient)
+        self._note(attempt, time.perf_counter() - began)
         self._happened(attempt.surfaced)
         for part in attempt.granted:
             part.settle()
         for part in attempt.lost:
             part.fail(LeaseLost(part.pen.lease.run.id))
         return attempt.skipped
+
+    def _note(self, attempt: Attempt, elapsed_s: float) -> None:
+        if attempt.granted:
+            self._engine.metrics.batch_events.observe(len(attempt.transaction.appended))
+            self._engine.metrics.batch_commit.observe(elapsed_s)
 
     async def _attempt(self, parts: Sequence[Part], *, patient: bool) -> Attempt:
         async with self._engine.log.transaction() as transaction:
@@ -159,6 +168,9 @@ class Writer:
         await runs.save_steps(transaction.connection, rows.ended_steps)
         await runs.save(transaction.connection, list(rows.runs.values()))
         transaction.extend(rows.events)
+        for run in rows.runs.values():
+            if run.ended:
+                note_end(self._engine.metrics, transaction, run)
         if ended := [part.pen.conversation_id for part in attempt.granted if part.ends]:
             await self._end(transaction, ended)
 

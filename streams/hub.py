@@ -8,6 +8,7 @@ it detaches.
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from db import events, heads
 from db.engine import Database, DatabaseError
 from streams.bus import Announcement, Bus
 from streams.tail import Tail
-from vocabulary.events import DeltaMode
+from telemetry.metrics import Metrics
+from vocabulary.events import DeltaMode, Event
 
 log = structlog.get_logger()
 
@@ -65,7 +67,8 @@ class Topic:
 class Hub:
     """Start `run()` in a task of its own before following anything."""
 
-    def __init__(self, database: Database, bus: Bus, limits: HubLimits) -> None:
+    def __init__(self, database: Database, bus: Bus, limits: HubLimits, metrics: Metrics | None = None) -> None:
+        self.metrics = metrics or Metrics()
         self._database = database
         self._bus = bus
         self._limits = limits
@@ -73,8 +76,20 @@ class Hub:
         self._tasks: asyncio.TaskGroup | None = None
         self._reads = asyncio.Semaphore(limits.concurrent_reads)
         self._doubted: set[str] = set()
+        self._compared: set[str] = set()  # of the doubted, those that are being compared with their heads
         self._in_doubt = asyncio.Event()
         bus.listen(self)
+        self._bind_metrics()
+
+    def _bind_metrics(self) -> None:
+        self.metrics.topics.set_function(lambda: len(self._topics))
+        self.metrics.subscribers.set_function(lambda: sum(topic.subscribers for topic in list(self._topics.values())))
+        self.metrics.topics_in_doubt.set_function(lambda: self.in_doubt)
+
+    @property
+    def in_doubt(self) -> int:
+        """How many topics may have missed something, as far as anybody knows."""
+        return len(self._doubted | self._compared)
 
     async def run(self) -> None:
         """Until cancelled: two machines that compare heads, and the owner of the tasks that fill holes."""
@@ -99,13 +114,14 @@ class Hub:
         while True:
             await self._in_doubt.wait()
             self._in_doubt.clear()
-            doubted, self._doubted = self._doubted & self._topics.keys(), set()
+            self._compared, self._doubted = self._doubted & self._topics.keys(), set()
             try:
-                await self.check_heads(doubted)
-                self._doubted |= {id_ for id_ in doubted if not self._is_live(id_)}
+                await self.check_heads(self._compared)
+                self._doubted |= {id_ for id_ in self._compared if not self._is_live(id_)}
             except DatabaseError as error:
                 log.warning("head check failed; trying again", error=str(error))
-                self._doubted |= doubted
+                self._doubted |= self._compared
+            self._compared = set()
             await asyncio.sleep(self._limits.doubt_check_s)
             if self._doubted:
                 self._in_doubt.set()
@@ -171,12 +187,17 @@ class Hub:
         if announcement.event is None:
             topic.tail.hear_of(announcement.sequence)
         elif topic.tail.offer(announcement.event):
+            self._note_delivery(announcement.event)
             topic.wake()
             return
         self._fill_soon(topic)
 
+    def _note_delivery(self, event: Event) -> None:
+        self.metrics.delivery.observe(max(0.0, time.time() - event.occurred_at.timestamp()))
+
     def doubt(self, topics: Collection[str]) -> None:
         """What the bus is not sure of is compared with its heads."""
+        self.metrics.topics_doubted.inc(len(topics))
         self._doubted.update(topics)
         self._in_doubt.set()
 
@@ -188,6 +209,7 @@ class Hub:
     async def _fill(self, topic: Topic) -> None:
         try:
             while topic.tail.incomplete:
+                self.metrics.log_refills.inc()
                 page = await self.read(topic.conversation_id, after=topic.tail.position, mode=DeltaMode.ALL)
                 topic.tail.fill(page.events, page.end)
                 topic.wake()
@@ -208,6 +230,7 @@ class Hub:
         followed = {topic.conversation_id: topic for topic in chosen if topic.begun}
         if not followed:
             return
+        self.metrics.head_checks.inc()
         async with self._database.read() as connection:
             found = await heads.positions(connection, followed)
         for conversation_id, position in found.items():

@@ -12,6 +12,7 @@ from db import events, heads
 from db.engine import Connection, Database
 from db.heads import Head
 from streams.bus import Bus
+from telemetry.metrics import Metrics
 from vocabulary.conversations import Conversation
 from vocabulary.events import Event, StoredPayload
 from vocabulary.lists import ListCaughtUp, ListChange, ListChangeKind, ListItem
@@ -79,7 +80,8 @@ class Transaction:
 
 
 class Log:
-    def __init__(self, database: Database, bus: Bus, clock: Clock) -> None:
+    def __init__(self, database: Database, bus: Bus, clock: Clock, metrics: Metrics | None = None) -> None:
+        self.metrics = metrics or Metrics()
         self.database = database
         self.bus = bus
         self.clock = clock
@@ -94,6 +96,7 @@ class Log:
 
     def announce(self, transaction: Transaction) -> None:
         """What follows a commit. Called on leaving `transaction()`, and by who learns later that its commit had happened."""
+        self.metrics.events_appended.inc(len(transaction.appended))
         self.bus.publish(transaction.appended, transaction.list_items)
         for callback in transaction.after_commit:
             callback()

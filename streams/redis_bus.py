@@ -16,7 +16,7 @@ from streams.bus import BusStatus, Listener, Listeners, ListListener, list_topic
 from streams.codec import decode, decode_list, encode, encode_list
 from streams.redis_line import AWAY, Line, RedisLimits
 from streams.redis_outbox import Outbox
-from streams.redis_servers import ClusterServers, Servers, SingleServer
+from streams.redis_servers import ClusterServers, Servers, SingleServer, Speaker
 from vocabulary.events import Event
 from vocabulary.lists import ListItem
 
@@ -37,8 +37,10 @@ class RedisBus:
 
     def __init__(self, url: str, *, cluster: bool = False, prefix: str = "parley:", limits: RedisLimits | None = None) -> None:
         self._limits = limits or RedisLimits()
-        self._servers: Servers = ClusterServers(url, self._limits) if cluster else SingleServer(url, self._limits)
-        self._outbox = Outbox(self._servers.publish, self._limits)
+        self._servers: Servers = ClusterServers(url, self._limits) if cluster else SingleServer(url)
+        self._outboxes: dict[str, Outbox] = {}  # by server; "" is for channels of which nobody knows yet who holds them
+        self._speakers: dict[str, Speaker] = {}
+        self._announcing: dict[str, asyncio.Task[None]] = {}
         self.prefix = prefix
         self._listeners = Listeners()
         self._wishes: dict[str, _Wish] = {}
@@ -56,16 +58,15 @@ class RedisBus:
     async def run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._outbox.run(), name="outbox")
                 tasks.create_task(self._keep_lines(tasks), name="lines to Redis")
         finally:
             await self._servers.close()
 
     def publish(self, events: Sequence[Event], lists: Sequence[ListItem] = ()) -> None:
         for event in events:
-            self._outbox.put(self.prefix + event.conversation_id, encode(event))
+            self._put(self.prefix + event.conversation_id, encode(event))
         for item in lists:
-            self._outbox.put(self.prefix + list_topic(item.tenant), encode_list(item))
+            self._put(self.prefix + list_topic(item.tenant), encode_list(item))
 
     async def attach(self, topic: str) -> None:
         wish = self._wishes.setdefault(topic, _Wish())
@@ -94,14 +95,15 @@ class RedisBus:
         self.detach(recipient)
 
     def signal(self, recipient: str, subject: str) -> None:
-        self._outbox.put(self.prefix + recipient, subject.encode())
+        self._put(self.prefix + recipient, subject.encode())
 
     def status(self) -> BusStatus:
-        lines = [line for line, _ in self._lines.values()]
+        lines = [line for line, _ in list(self._lines.values())]  # also asked from the thread of a worker's metrics
+        outboxes = list(self._outboxes.values())
         return BusStatus(
-            connected=bool(lines) and all(line.connected for line in lines) and not self._outbox.failing,
-            published=self._outbox.published,
-            dropped=self._outbox.dropped,
+            connected=bool(lines) and all(line.connected for line in lines) and not any(box.failing for box in outboxes),
+            published=sum(box.published for box in outboxes),
+            dropped=sum(box.dropped for box in outboxes),
             received=self._received,
             reconnects=sum(max(line.connects - 1, 0) for line in lines),
         )
@@ -127,11 +129,38 @@ class RedisBus:
     def _keep(self, servers: Set[str], tasks: asyncio.TaskGroup) -> None:
         for gone in self._lines.keys() - servers:
             self._lines.pop(gone)[1].cancel()
+            self._announcing.pop(gone).cancel()
         for new in servers - self._lines.keys():
             line = Line(partial(self._servers.connection, new), self, self._limits, sharded=self._servers.sharded)
             self._lines[new] = line, tasks.create_task(line.run(), name=f"line to Redis {new}")
+            self._announcing[new] = tasks.create_task(self._announce(new), name=f"outbox to Redis {new}")
+        self._move_what_waits()
         for topic, wish in self._wishes.items():
             self._place(topic, wish)
+
+    # ---- one outbox for each server, so that one that is away holds up nothing that others could announce
+
+    def _outbox(self, server: str) -> Outbox:
+        if server not in self._outboxes:
+            speaker = Speaker(partial(self._servers.connection, server), "SPUBLISH" if self._servers.sharded else "PUBLISH", self._limits)
+            self._speakers[server] = speaker
+            self._outboxes[server] = Outbox(speaker.say, self._limits, failed=self._trouble.set)
+        return self._outboxes[server]
+
+    def _put(self, channel: str, data: bytes) -> None:
+        self._outbox(self._servers.holder(channel) or "").put(channel, data)
+
+    async def _announce(self, server: str) -> None:
+        try:
+            await self._outbox(server).run()
+        finally:
+            await self._speakers[server].close()
+
+    def _move_what_waits(self) -> None:
+        """Slots have other holders now than when it was put in."""
+        for server, outbox in list(self._outboxes.items()):
+            for channel, data in outbox.take_back(lambda channel, here=server: (self._servers.holder(channel) or "") != here):
+                self._put(channel, data)
 
     def _place(self, topic: str, wish: _Wish) -> None:
         channel = self.prefix + topic

@@ -1,6 +1,6 @@
-"""What waits to be announced through Redis. Putting something in never waits and never fails; one task takes it out, a batch at a time.
+"""What waits to be announced through one server of Redis. Putting something in never waits and never fails; one task takes it out.
 
-While Redis is away the newest is kept, up to so many bytes; what is dropped is a delay for who listens, not a loss.
+While the server is away the newest is kept, up to so many bytes; what is dropped is a delay for who listens, not a loss.
 """
 
 import asyncio
@@ -19,13 +19,16 @@ Outgoing = tuple[str, bytes]
 
 
 class Outbox:
-    """`deliver` sends a batch or raises; a batch that may have been sent is sent again. Run `run()` in a task."""
+    """`deliver` sends a batch or raises; a batch that may have been sent is sent again. `failed` hears of each time. Run `run()`."""
 
-    def __init__(self, deliver: Callable[[Sequence[Outgoing]], Awaitable[None]], limits: RedisLimits) -> None:
+    def __init__(
+        self, deliver: Callable[[Sequence[Outgoing]], Awaitable[None]], limits: RedisLimits, *, failed: Callable[[], None] = lambda: None
+    ) -> None:
         self.published = 0
         self.dropped = 0
         self.failing = False
         self._deliver = deliver
+        self._failed = failed
         self._limits = limits
         self._waiting: deque[Outgoing] = deque()
         self._waiting_bytes = 0
@@ -39,6 +42,16 @@ class Outbox:
             self._next()
             self.dropped += 1
         self._rung.set()
+
+    def take_back(self, channel_is_elsewhere: Callable[[str], bool]) -> list[Outgoing]:
+        """What this server can no longer announce, in order."""
+        everything = [*self._batch, *self._waiting]
+        moved = [outgoing for outgoing in everything if channel_is_elsewhere(outgoing[0])]
+        if moved:
+            self._batch = [outgoing for outgoing in self._batch if not channel_is_elsewhere(outgoing[0])]
+            self._waiting = deque(outgoing for outgoing in self._waiting if not channel_is_elsewhere(outgoing[0]))
+            self._waiting_bytes = sum(len(data) for _, data in self._waiting)
+        return moved
 
     async def run(self) -> None:
         """Until cancelled; then once more, since what was committed last is what others wait for."""
@@ -75,10 +88,13 @@ class Outbox:
                     log.warning("announcements cannot be sent; trying again", error=str(error))
                 self.failing = True
                 failures += 1
+                self._failed()
                 await asyncio.sleep(self._limits.backoff_s(failures))
 
     async def _send(self) -> None:
-        await self._deliver(self._batch)
-        self.published += len(self._batch)
+        sent = self._batch
+        await self._deliver(sent)
+        self.published += len(sent)
         self.failing = False
-        self._batch = []
+        if self._batch is sent:
+            self._batch = []

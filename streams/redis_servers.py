@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, Protocol
 
 from redis.asyncio.cluster import RedisCluster
@@ -16,6 +16,36 @@ from streams.redis_outbox import Outgoing
 
 # Deadlines are ours: the library's own stand on asyncio.wait_for, which in Python 3.11 may swallow a cancellation.
 _DEADLINES: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
+
+
+class Speaker:
+    """One connection to one server, on which batches are announced, made anew after trouble.
+
+    The pipeline is written out: it costs a third of the library's own, and is on the path of every token.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractConnection], command: str, limits: RedisLimits) -> None:
+        self._connect = connect
+        self._command = command
+        self._limits = limits
+        self._connection: AbstractConnection | None = None
+
+    async def say(self, batch: Sequence[Outgoing]) -> None:
+        connection = self._connection = self._connection or self._connect()
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                await connection.connect()
+                await connection.send_packed_command(connection.pack_commands([(self._command, *outgoing) for outgoing in batch]))
+                for _ in batch:
+                    await connection.read_response(timeout=math.inf)
+        except BaseException:  # whatever it was, answers are left unread: the connection cannot be used again
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
 
 
 class Servers(Protocol):
@@ -35,23 +65,17 @@ class Servers(Protocol):
         """A new one, not connected yet, that will not repair itself."""
         ...
 
-    async def publish(self, batch: Sequence[Outgoing]) -> None: ...
-
     async def close(self) -> None: ...
 
 
 class SingleServer:
-    """Announces with the pipeline written out: it costs a third of the library's own, and is on the path of every token."""
-
     sharded = False
     _name = "server"
 
-    def __init__(self, url: str, limits: RedisLimits) -> None:
-        self._limits = limits
+    def __init__(self, url: str) -> None:
         self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
             url, protocol=2, retry=Retry(NoBackoff(), 0), **_DEADLINES
         )
-        self._publishing: AbstractConnection | None = None
 
     async def learn(self) -> Set[str]:
         return {self._name}
@@ -62,26 +86,12 @@ class SingleServer:
     def connection(self, server: str) -> AbstractConnection:  # noqa: ARG002
         return self._pool.make_connection()
 
-    async def publish(self, batch: Sequence[Outgoing]) -> None:
-        connection = self._publishing = self._publishing or self._pool.make_connection()
-        try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                await connection.connect()
-                await connection.send_packed_command(connection.pack_commands([("PUBLISH", *outgoing) for outgoing in batch]))
-                for _ in batch:
-                    await connection.read_response(timeout=math.inf)
-        except BaseException:  # whatever it was, answers are left unread: the connection cannot be used again
-            await self.close()
-            raise
-
     async def close(self) -> None:
-        connection, self._publishing = self._publishing, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        await self._pool.aclose()
 
 
 class ClusterServers:
-    """The library knows the slots, follows them when a node answers that they have moved, and sends each node its part of a batch."""
+    """The library knows the slots and learns them again; who asks a node for one that has moved is refused, and asks again."""
 
     sharded = True
 
@@ -111,16 +121,6 @@ class ClusterServers:
             raise ConnectionError(f"{server} has left the cluster")
         options: dict[str, Any] = {**node.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
         return node.connection_class(**options)
-
-    async def publish(self, batch: Sequence[Outgoing]) -> None:
-        try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                pipeline = self._cluster.pipeline()
-                for channel, data in batch:
-                    pipeline.execute_command("SPUBLISH", channel, data)
-                await pipeline.execute()
-        except RedisClusterException as error:
-            raise ConnectionError(str(error)) from error
 
     async def close(self) -> None:
         await self._cluster.aclose()

@@ -72,7 +72,11 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 async def test_a_database_that_is_in_use_is_left_alone(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, httpx2.AsyncClient() as http:
         assert "parley.db is in use" in await refusal(DATABASE_URL=url(tmp_path / "parley.db"))
-        assert (await http.get(server.url.replace("graphql", "readyz"))).json() == {"status": "ok"}
+        assert (await http.get(server.url.replace("graphql", "readyz"))).json() == {
+            "status": "ok",
+            "database": "reachable",
+            "bus": "attached",
+        }
 
 
 async def test_it_says_that_it_lives_and_is_ready_and_leads_to_graphql(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_the_default_model_may_be_of_a_compatible_server() -> None:
     [
         ("PORT", "http", "a port number from 0 to 65535"),
         ("PORT", "65536", "a port number"),
+        ("METRICS_PORT", "0", "a port number from 1 to 65535"),
         ("AUTH", "jwt", "jwt is not in this version"),
         ("REDIS_URL", "redis://localhost", "nothing beside SQLite"),
         ("REDIS_URL", "localhost:6379", "redis://HOST:PORT"),

@@ -62,15 +62,19 @@ class Endpoint(GraphQL[Any, None]):
         try:
             return await self.run(request)
         except Malformed as malformed:
-            return _refusal(request, 400, error(BAD_USER_INPUT, str(malformed)))
+            return self._refuse(request, 400, error(BAD_USER_INPUT, str(malformed)))
         except HTTPException as refused:
-            return _refusal(request, refused.status_code, error(BAD_USER_INPUT, refused.reason))
+            return self._refuse(request, refused.status_code, error(BAD_USER_INPUT, refused.reason))
         except Refused as refused:
-            return _refusal(request, STATUS_OF_REFUSAL[refused.code], error(refused.code, str(refused)))
+            return self._refuse(request, STATUS_OF_REFUSAL[refused.code], error(refused.code, str(refused)))
         except ClientDisconnect:
             return Response(status_code=400)  # which nobody will read
         except Exception as bug:  # noqa: BLE001 a bug gets a GraphQL answer too; `masked` reports it
-            return _refusal(request, 500, masked(bug))
+            return self._refuse(request, 500, masked(bug))
+
+    def _refuse(self, request: Request, status: int, problem: dict[str, Any]) -> Response:
+        self._terms.metrics.requests.labels("none", problem["extensions"]["code"]).inc()
+        return _json({"errors": [problem]}, status, _media_type(request))
 
     def should_render_graphql_ide(self, request: object) -> bool:  # noqa: ARG002 the base's signature
         return False  # the page needs no context, so it is served before one is made
@@ -151,10 +155,6 @@ def _status(response: GraphQLHTTPResponse, media_type: str | None) -> int:
         return 200
     problems = cast("list[dict[str, Any]]", response.get("errors"))
     return 500 if any(problem["extensions"]["code"] == INTERNAL_SERVER_ERROR for problem in problems) else 400
-
-
-def _refusal(request: Request, status: int, problem: dict[str, Any]) -> Response:
-    return _json({"errors": [problem]}, status, _media_type(request))
 
 
 def _json(body: object, status: int, media_type: str | None) -> Response:

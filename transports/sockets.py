@@ -17,6 +17,7 @@ class Sockets:
         self._open: set[Socket] = set()
         self._none_open = asyncio.Event()
         self._draining = False
+        terms.metrics.sockets.set_function(lambda: len(self._open))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         socket = Socket(self._terms, scope, receive, send)

@@ -11,9 +11,10 @@ import pytest_asyncio
 from graphql import OperationDefinitionNode, parse
 from uuid_utils.compat import uuid7
 
+from cluster.programs import ROOT, Server
 from tests.clients.packages import HERE, NoClients, node_modules, run
 from tests.e2e.client import Client, client_of
-from tests.e2e.server import ROOT, Server, serving
+from tests.e2e.server import serving
 
 pytestmark = pytest.mark.timeout(360)  # whoever comes first fetches the packages
 on_the_server = pytest.mark.asyncio(loop_scope="session")

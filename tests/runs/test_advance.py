@@ -94,6 +94,7 @@ async def test_a_worker_whose_lease_ran_out_loses_its_run_and_stops(database: Da
             expiring = asyncio.create_task(_keep_expired(second, but=second.worker.id))
             run = await second.ended(sent.run)
             assert (run.status, run.attempt, run.worker_id) == (RunStatus.COMPLETED, 2, second.worker.id)
+            assert second.engine.metrics.registry.get_sample_value("parley_runs_taken_over_total", {"cause": "crash"}) == 1
             await asyncio.wait_for(slow.left.wait(), 10)
             expiring.cancel()
             await checked(second, conversation.id)

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
 
 import pytest
+from httpx2 import AsyncClient
 from sqlalchemy import text
 
 from cluster.programs import ROOT
@@ -79,6 +81,22 @@ async def test_a_worker_that_is_told_to_leave_hands_over_what_it_has(replica: Ri
         await checked(replica, conversation.id)
     async with replica.database.read() as connection:
         assert (await connection.execute(text("SELECT count(*) FROM workers"))).scalar_one() == 1
+
+
+async def test_a_worker_tells_its_metrics_where_it_is_asked_to(replica: Rig, servers: Servers) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        given = {"DATABASE_URL": servers.database_url, "REDIS_URL": servers.redis_url, "METRICS_PORT": port}
+        assert f"METRICS_PORT: cannot listen on METRICS_HOST 127.0.0.1, METRICS_PORT {port}" in await refused(["-m", "runs"], given)
+    async with worker(servers, METRICS_PORT=port) as leaving, AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        sent = await replica.say((await replica.conversation()).id, "Hi")
+        await replica.ended(sent.run)
+        told = (await http.get("/metrics")).text
+        assert 'parley_runs_ended_total{status="COMPLETED",stop_reason="END_TURN"} 1.0' in told
+        assert "parley_jobs_taken_total 1.0" in told
+        assert "parley_bus_attached 1.0" in told
+        leaving.signal(signal.SIGTERM)
+        assert await leaving.ended(within_s=10) == 0
 
 
 async def test_a_second_signal_ends_it_at_once(replica: Rig, servers: Servers) -> None:

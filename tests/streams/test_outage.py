@@ -128,3 +128,19 @@ async def test_without_redis_sends_runs_joins_and_resumes_go_on_a_little_later(d
             await watchers[2].reached(watchers[0].client.position)
             assert watchers[2].client.state() == watchers[0].client.state()
         assert not any(bus.status().connected for bus in both.buses)
+
+
+async def test_flushing_redis_between_any_two_words_never_yields_a_hole(database: Database, server: RedisServer) -> None:
+    """Everything that an operator may throw away, and the lines of all who listen, at once with a word on its way."""
+    async with replicas(database, server, HubLimits(doubt_check_s=0.05)) as both:
+        conversation = await both.here.conversation()
+        async with audiences(both, conversation.id) as (here, there):
+            watchers = [here.watch(), there.watch(), there.watch(DeltaMode.ALL)]
+            for watcher in watchers:
+                await watcher.caught_up()
+            await both.here.say(conversation.id, MANY_WORDS)
+            for flush in (("FLUSHALL",), ("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH"), ("CLIENT", "KILL", "TYPE", "pubsub")) * 2:
+                both.model.let()
+                assert not server.ask(*flush).startswith(b"-")
+                await let(both, watchers, 0)
+            await finish(both, watchers, conversation.id)
