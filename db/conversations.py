@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, case, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Exists, Row, Select, case, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -67,6 +67,11 @@ async def touch(connection: AsyncConnection, ids: Iterable[str], times: Mapping[
     await connection.execute(update(conversations).where(conversations.c.id.in_(list(ids))).values(**times))
 
 
+async def delete(connection: AsyncConnection, conversation_id: str, *, now: datetime) -> None:
+    """From now on it is nobody's. The caller holds its head's lock."""
+    await connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(deleted_at=now, updated_at=now))
+
+
 async def read(connection: AsyncConnection, ids: Iterable[str]) -> dict[str, Conversation]:
     """By id, whoever's they are, as this transaction sees them."""
     query = select(*COLUMNS).select_from(_joined).where(conversations.c.id.in_(list(ids)), conversations.c.deleted_at.is_(None))
@@ -110,6 +115,12 @@ def _counted(tenant: str) -> Select[Any]:
 
 def _visible_rows() -> Any:
     return _joined.join(agents, agents.c.id == conversations.c.agent_id)
+
+
+def is_visible(tenant: str, conversation_id: ColumnElement[str]) -> Exists:
+    """For what belongs to a conversation: it is seen as long as that is."""
+    found = exists().select_from(conversations.join(agents, agents.c.id == conversations.c.agent_id))
+    return found.where(conversations.c.id == conversation_id, _visible(tenant))
 
 
 def _visible(tenant: str) -> ColumnElement[bool]:

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, case, delete, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
+from db.conversations import is_visible
 from db.dialect import json_rows
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
 from db.tables import conversations, events, messages
@@ -84,7 +85,7 @@ async def change(connection: AsyncConnection, changed: Sequence[Message]) -> Non
 
 
 async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -> list[Message]:
-    visible = (conversations.c.tenant == tenant) & conversations.c.deleted_at.is_(None)
+    visible = is_visible(tenant, messages.c.conversation_id).correlate(messages)
     query = select(*COLUMNS).select_from(_joined).where(visible, messages.c.id.in_(list(ids)))
     return [message_of(row) for row in await connection.execute(query)]
 

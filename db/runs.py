@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, func, insert, sele
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
+from db.conversations import is_visible
 from db.dialect import now
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
 from db.tables import runs, steps, workers
@@ -33,7 +34,8 @@ async def get(connection: AsyncConnection, run_id: str) -> Run | None:
 
 
 async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -> list[Run]:
-    query = select(runs).where(runs.c.tenant == tenant, runs.c.id.in_(list(ids)))
+    """Runs of deleted conversations are gone with them."""
+    query = select(runs).where(runs.c.id.in_(list(ids)), is_visible(tenant, runs.c.conversation_id).correlate(runs))
     return [run_of(row) for row in await connection.execute(query)]
 
 

@@ -18,8 +18,8 @@ from resolvers.connections import InvalidCursor
 from resolvers.context import NotFound
 from resolvers.viewer import UnusableName
 from runs.agents import UnknownTool
-from runs.conversations import AgentNotFound, IdempotencyConflict
-from runs.send import ConversationBusy, ConversationNotFound
+from runs.conversations import AgentNotFound, ConversationNotFound, IdempotencyConflict
+from runs.send import ConversationBusy
 from streams.hub import NoSuchConversation
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

@@ -19,6 +19,12 @@ class AgentNotFound(Exception):
         self.agent_id = agent_id
 
 
+class ConversationNotFound(Exception):
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"There is no conversation {conversation_id!r}.")
+        self.conversation_id = conversation_id
+
+
 class IdempotencyConflict(Exception):
     """The key was used before, for another request."""
 

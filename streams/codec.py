@@ -22,6 +22,7 @@ from vocabulary.events import (
     MessageStarted,
     RunChanged,
     StoredPayload,
+    StreamReset,
     ToolCallChanged,
 )
 from vocabulary.messages import BODY_OF, Message, MessageBody, MessageType
@@ -91,6 +92,7 @@ _KIND_OF: dict[type[StoredPayload], EventKind] = {
     ToolCallChanged: EventKind.TOOL_CALL_CHANGED,
     RunChanged: EventKind.RUN_CHANGED,
     ConversationChanged: EventKind.CONVERSATION_CHANGED,
+    StreamReset: EventKind.RESET,
 }
 
 _message = TypeAdapter(Message)
@@ -102,6 +104,7 @@ _READERS: dict[str, Callable[[Any], StoredPayload]] = {
     EventKind.TOOL_CALL_CHANGED: TypeAdapter(ToolCallChanged).validate_python,
     EventKind.RUN_CHANGED: TypeAdapter(RunChanged).validate_python,
     EventKind.CONVERSATION_CHANGED: TypeAdapter(ConversationChanged).validate_python,
+    EventKind.RESET: TypeAdapter(StreamReset).validate_python,
 }
 
 
