@@ -19,6 +19,7 @@ from resolvers.context import NotFound
 from resolvers.viewer import UnusableName
 from runs.agents import UnknownTool
 from runs.conversations import AgentNotFound, ConversationNotFound, IdempotencyConflict
+from runs.fork import MessageNotFound, MessageUnfinished
 from runs.send import ConversationBusy
 from streams.hub import NoSuchConversation
 
@@ -40,7 +41,9 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("BAD_USER_INPUT", {"argument": argument})
         case InvalidCursor(argument=argument):
             return Refusal("INVALID_CURSOR", {"argument": argument})
-        case NotFound() | AgentNotFound() | ConversationNotFound() | NoSuchConversation():
+        case MessageUnfinished():
+            return Refusal("BAD_USER_INPUT", {"argument": "input.throughMessageId"})
+        case NotFound() | AgentNotFound() | ConversationNotFound() | MessageNotFound() | NoSuchConversation():
             return Refusal("NOT_FOUND")
         case ModelNotFound(handle=handle):
             return Refusal("MODEL_NOT_FOUND", {"model": handle})

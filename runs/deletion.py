@@ -6,7 +6,7 @@ All its runs are ended first; the last event of the log is a reset that complete
 from db import blocks, conversations, runs
 from db.heads import Head
 from runs.close import Ending, close_run
-from runs.conversations import ConversationNotFound
+from runs.conversations import locked
 from runs.engine import Engine
 from streams.log import Transaction
 from vocabulary.conversations import Conversation
@@ -19,11 +19,8 @@ _CANCELLED = Ending(status=RunStatus.CANCELLED, stop_reason=StopReason.CANCELLED
 async def delete_conversation(engine: Engine, tenant: str, conversation_id: str) -> None:
     """Raises ConversationNotFound, also when it was deleted before."""
     async with engine.log.transaction() as transaction:
-        head = await transaction.lock(conversation_id)
-        found = await conversations.by_ids(transaction.connection, tenant, [conversation_id]) if head else []
-        if head is None or not found:
-            raise ConversationNotFound(conversation_id)
-        await erase(engine, transaction, head, found[0])
+        head, conversation = await locked(transaction, tenant, conversation_id)
+        await erase(engine, transaction, head, conversation)
 
 
 async def erase(engine: Engine, transaction: Transaction, head: Head, conversation: Conversation) -> None:
@@ -32,7 +29,7 @@ async def erase(engine: Engine, transaction: Transaction, head: Head, conversati
     for run in live.get(conversation.id, []):
         await close_run(engine, transaction, head, run, _CANCELLED)
     await blocks.remove_isolated(transaction.connection, conversation.id)
-    await conversations.delete(transaction.connection, conversation.id, now=transaction.now)
+    await conversations.mark_deleted(transaction.connection, conversation.id, now=transaction.now)
     head.fence += 1
     head.list_version += 1
     sequence = head.take_sequence()

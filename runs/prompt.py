@@ -24,6 +24,12 @@ def compile_system(instructions: str, blocks: Iterable[Block]) -> str:
     return "\n\n".join(part for part in (instructions, *(_compiled(block) for block in blocks)) if part)
 
 
+def memory(shared: Iterable[Block], isolated: Iterable[Block]) -> list[Block]:
+    """The blocks that one conversation's model is shown, by label: its own ones stand in front of the agent's."""
+    by_label = {block.label: block for blocks in (shared, isolated) for block in blocks}
+    return [by_label[label] for label in sorted(by_label)]
+
+
 def _compiled(block: Block) -> str:
     described = f' description="{block.description}"' if block.description else ""
     return f'<memory label="{block.label}"{described}>\n{block.value}\n</memory>'
