@@ -35,7 +35,8 @@ async def update_conversation(engine: Engine, tenant: str, change: ConversationC
             return before
         await conversations.save(transaction.connection, after)
         await announce_conversation(transaction, head, head.take_sequence(), {"updated_at": transaction.now})
-        return (await conversations.read(transaction.connection, [before.id]))[before.id]
+        stored = (await conversations.read(transaction.connection, [before.id]))[before.id]
+        return replace(stored, head_sequence=head.head_sequence)  # the head is saved last
 
 
 def _settings(before: Conversation, change: ConversationChange) -> ModelSettings | Kept | None:

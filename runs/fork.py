@@ -67,10 +67,13 @@ async def fork_conversation(engine: Engine, tenant: str, new: NewFork) -> Conver
         head, source = await locked(transaction, tenant, new.conversation_id)
         if found := await made_before(transaction, source.id, new.idempotency_key, new.body_hash):
             return found
-        copy = await _begin(transaction, tenant, head, source, new)
+        copy = await _planned(transaction, tenant, head, source, new)
         if copy.is_short:
+            await copy.begin(transaction)
             await copy.next_chunk(transaction)
             return await copy.reveal(transaction)
+    async with engine.log.transaction() as transaction:  # without the source's lock, which its runs need
+        await copy.begin(transaction)
     more = True
     while more:
         async with engine.log.transaction() as transaction:
@@ -82,15 +85,22 @@ async def fork_conversation(engine: Engine, tenant: str, new: NewFork) -> Conver
         return await copy.reveal(transaction)
 
 
-async def _begin(transaction: Transaction, tenant: str, head: Head, source: Conversation, new: NewFork) -> "_Copy":
+async def _planned(transaction: Transaction, tenant: str, head: Head, source: Conversation, new: NewFork) -> "_Copy":
     last = head.next_ordinal - 1
     if new.through_message_id is not None:
         last = await _ordinal(transaction, tenant, source, new.through_message_id)
     summary_id, first = await _cut(transaction, source, last)
     stretch = Stretch(source.id, first, last, tuple(await forks.unfinished(transaction.connection, source.id)))
-    copy = _Copy(new, source, stretch, replace(source, id=new_id(Noun.CONVERSATION)))
-    await copy.begin(transaction, summary_id)
-    return copy
+    calls = await forks.last_calls(transaction.connection, stretch)
+    return _Copy(
+        new=new,
+        source=source,
+        summary_id=summary_id,
+        rest=stretch,
+        fork=replace(source, id=new_id(Noun.CONVERSATION)),
+        unanswered=_unanswered(calls),
+        open_step=calls[0].step_id if calls else None,
+    )
 
 
 async def _ordinal(transaction: Transaction, tenant: str, source: Conversation, message_id: str) -> int:
@@ -114,43 +124,44 @@ async def _cut(transaction: Transaction, source: Conversation, last: int) -> tup
     return None, 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Copy:
-    """A fork in the making. `rest`: what is still to be copied; ids by those they stand for."""
+    """A fork in the making. `rest`: what is still to be copied. `unanswered`: the calls whose returns are not in it, of `open_step`.
+    `call_ids`, `step_ids`: new ids by those they stand for.
+    """
 
     new: NewFork
     source: Conversation
+    summary_id: str | None
     rest: Stretch
     fork: Conversation
+    unanswered: tuple[ToolCall, ...]
+    open_step: str | None
     call_ids: dict[str, str] = field(default_factory=dict[str, str])
     step_ids: dict[str, str] = field(default_factory=dict[str, str])
-    unanswered: tuple[ToolCall, ...] = ()
-    open_step: str | None = None
     last_message_at: datetime | None = None
 
     @property
     def is_short(self) -> bool:
         return self.rest.last - self.rest.first < CHUNK
 
-    async def begin(self, transaction: Transaction, summary_id: str | None) -> None:
+    async def begin(self, transaction: Transaction) -> None:
         """The conversation, hidden, with its system message and its summary."""
-        calls = await forks.last_calls(transaction.connection, self.rest)
-        self.unanswered, self.open_step = _unanswered(calls), calls[0].step_id if calls else None
-        originals = [id_ for id_ in (self.source.system_message_id, summary_id) if id_ is not None]
+        originals = [id_ for id_ in (self.source.system_message_id, self.summary_id) if id_ is not None]
         found = await forks.by_ids(transaction.connection, originals)
         self.fork = replace(self.fork, tail_ordinal=len(originals) + 1)
         head = await transaction.create_head(self.fork.id)
         copies = {id_: self._copied(head, found[id_]) for id_ in originals}
-        await self._create(transaction, {id_: copy.id for id_, copy in copies.items()}, summary_id)
+        await self._create(transaction, {id_: copy.id for id_, copy in copies.items()})
         await self._store(transaction, head, list(copies.values()))
 
-    async def _create(self, transaction: Transaction, new_ids: Mapping[str, str], summary_id: str | None) -> None:
+    async def _create(self, transaction: Transaction, new_ids: Mapping[str, str]) -> None:
         self.fork = replace(
             self.fork,
             status=ConversationStatus.IDLE,
             head_sequence=0,
             system_message_id=new_ids.get(self.source.system_message_id or ""),
-            summary_message_id=new_ids.get(summary_id or ""),
+            summary_message_id=new_ids.get(self.summary_id or ""),
             forked_from_id=self.source.id,
             last_message_at=None,
             last_run_completed_at=None,

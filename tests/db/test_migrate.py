@@ -152,7 +152,7 @@ async def test_an_upgrade_waits_for_another_one_longer_than_for_any_other_lock(e
 
 @pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
 async def test_summaries_have_their_trigram_index(database: Database) -> None:
-    query = "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_conversations_summary'"
+    query = "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_conversations_summary_folded'"
     async with database.read() as connection:
         assert "gin_trgm_ops" in (await connection.execute(text(query))).scalar_one()
 

@@ -1,6 +1,7 @@
 """Forking: what is copied, under which ids, what its model is shown first, and what a retry, a crash or a deletion makes of it."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
@@ -201,10 +202,10 @@ async def _compacted(parley: Rig) -> Conversation:
     return source
 
 
-@pytest.mark.parametrize(
-    ("through", "expected"),
-    [(None, ["S2", "f"]), (9, ["S2", "f"]), (8, ["S2", "f"]), (7, ["S2"]), (6, ["S1", "c", "d"]), (4, ["S1", "c"]), (3, ["S1"]), (2, ["a"]), (1, [])],
-)  # fmt: skip
+BEFORE = {None: ["S2", "f"], 9: ["S2", "f"], 8: ["S2", "f"], 7: ["S2"], 6: ["S1", "c", "d"], 4: ["S1", "c"], 3: ["S1"], 2: ["a"], 1: []}
+
+
+@pytest.mark.parametrize(("through", "expected"), BEFORE.items())
 async def test_the_newest_summary_of_nothing_later_goes_before_the_tail(parley: Rig, through: int | None, expected: list[str]) -> None:
     source = await _compacted(parley)
     history = await parley.history(source.id)
@@ -234,13 +235,9 @@ async def _long(parley: Rig, length: int) -> Conversation:
 async def test_a_long_one_is_copied_in_chunks_and_shown_when_it_is_whole(parley: Rig) -> None:
     length = 3 * CHUNK + 7
     source = await _long(parley, length)
-    committed = list[int]()
-    parley.engine.log.bus.publish, publish = (
-        (lambda events: (committed.append(len(events)), publish(events))[1]),
-        parley.engine.log.bus.publish,
-    )  # type: ignore[method-assign]
     fork = await _fork(parley, source)
-    assert committed == [1, CHUNK, CHUNK, CHUNK, 7, 0]
+    together = Counter(event.occurred_at for event in await parley.stored(fork.id))
+    assert list(together.values()) == [1, CHUNK, CHUNK, CHUNK, 7]
     assert (fork.head_sequence, len(await parley.history(fork.id))) == (length + 1, min(length + 1, 1000))
     async with parley.database.read() as connection:
         assert await conversations.count(connection, TENANT, conversations.Filter()) == 2
@@ -277,10 +274,7 @@ async def test_what_a_crash_leaves_is_hidden_and_removed_later(parley: Rig) -> N
     forking.cancel()
     await asyncio.wait({forking})
     async with parley.database.read() as connection:
-        assert [piece.item.id for piece in (await conversations.page(
-            connection, TENANT, conversations.Filter(), conversations.order_by(conversations.ConversationOrderField.CREATED_AT, descending=True),
-            conversations.Window(size=10),
-        )).slices] == [source.id]  # fmt: skip
+        assert await conversations.count(connection, TENANT, conversations.Filter()) == 1
     async with parley.database.write() as connection:
         assert await forks.take_abandoned(connection, before=parley.engine.clock() - timedelta(hours=1), limit=10) == []
         await forks.remove(connection, await forks.take_abandoned(connection, before=parley.engine.clock(), limit=10))
