@@ -20,7 +20,8 @@ FORK = """mutation M($input: ForkConversationInput!) { forkConversation(input: $
 RECOMPILE = """mutation M($input: RecompileConversationInput!) { recompileConversation(input: $input) {
     systemPrompt conversation { id headSequence } clientMutationId } }"""
 LIST = """query Q($first: Int, $after: String, $filter: ConversationFilter, $orderBy: ConversationOrder) {
-    conversations(first: $first, after: $after, filter: $filter, orderBy: $orderBy) { totalCount nodes { summary } pageInfo { endCursor } } }"""
+    conversations(first: $first, after: $after, filter: $filter, orderBy: $orderBy) {
+        totalCount nodes { summary } pageInfo { endCursor } } }"""
 EVENTS = """subscription S($id: ID!, $after: Int) { conversationEvents(conversationId: $id, after: $after) {
     sequence payload { __typename ... on StreamReset { reason headSequence } } } }"""
 
