@@ -45,12 +45,22 @@ class KeysetOrder:
     def beyond(self, key: Key, *, forward: bool) -> ColumnElement[bool]:
         """Rows strictly after (forward) or strictly before the key."""
         rows, bounds = self._sides(key)
-        return rows > bounds if forward != self.descending else rows < bounds
+        rising = forward != self.descending
+        return (rows > bounds if rising else rows < bounds) & self._from(key[0], rising=rising)
 
     def up_to(self, key: Key, *, forward: bool) -> ColumnElement[bool]:
         """All others."""
         rows, bounds = self._sides(key)
-        return rows <= bounds if forward != self.descending else rows >= bounds
+        rising = forward == self.descending
+        return (rows >= bounds if rising else rows <= bounds) & self._from(key[0], rising=rising)
+
+    def _from(self, value: Any, *, rising: bool) -> ColumnElement[bool]:
+        """Says nothing new; but SQLite takes no range of an index from a comparison of keys that begin with an expression."""
+        column = self.columns[0]
+        if not column.nullable:
+            return true()
+        first, bound = column.compared(descending=self.descending), column.bound(value, descending=self.descending)
+        return first >= bound if rising else first <= bound
 
     def _sides(self, key: Key) -> tuple[Any, Any]:
         rows = tuple_(*(column.compared(descending=self.descending) for column in self.columns))
