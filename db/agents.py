@@ -13,7 +13,7 @@ from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_page
 from db.tables import agents, blocks, conversations
 from vocabulary.conversations import Agent, Block
 
-BY_CREATION = KeysetOrder((KeyColumn(agents.c.created_at, descending=True), KeyColumn(agents.c.id, descending=True)))
+BY_CREATION = KeysetOrder((KeyColumn(agents.c.created_at), KeyColumn(agents.c.id)), descending=True)
 
 
 async def create(connection: AsyncConnection, agent: Agent, own_blocks: Sequence[Block]) -> None:

@@ -1,11 +1,12 @@
 """Conversations, read together with their heads. Their status is not stored: it follows from their runs."""
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, case, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Exists, Row, Select, case, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -15,6 +16,17 @@ from vocabulary.conversations import Conversation, ConversationOrderField, Conve
 from vocabulary.lists import ListVersion
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import LIVE_STATUSES
+from vocabulary.text import folded
+
+_ESCAPE = "\\"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """None: not filtered by. `summary_contains` is taken literally, but for case."""
+
+    agent_id: str | None = None
+    summary_contains: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +40,11 @@ class Stored:
 _live = exists().where(runs.c.conversation_id == conversations.c.id, runs.c.status.in_(LIVE_STATUSES)).correlate(conversations)
 _status = case((_live, ConversationStatus.RUNNING.value), else_=ConversationStatus.IDLE.value).label("status")
 
-COLUMNS: tuple[ColumnElement[Any], ...] = (*conversations.c, heads.c.head_sequence, _status)
+COLUMNS: tuple[ColumnElement[Any], ...] = (
+    *(column for column in conversations.c if column.name != "summary_folded"),
+    heads.c.head_sequence,
+    _status,
+)
 _joined = conversations.join(heads, heads.c.conversation_id == conversations.c.id)
 
 
@@ -38,7 +54,7 @@ def order_by(field: ConversationOrderField, *, descending: bool) -> KeysetOrder:
         ConversationOrderField.LAST_MESSAGE_AT: conversations.c.last_message_at,
         ConversationOrderField.LAST_RUN_COMPLETED_AT: conversations.c.last_run_completed_at,
     }[field]
-    return KeysetOrder((KeyColumn(column, descending, bool(column.nullable)), KeyColumn(conversations.c.id, descending)))
+    return KeysetOrder((KeyColumn(column, bool(column.nullable)), KeyColumn(conversations.c.id)), descending)
 
 
 async def create(
@@ -51,6 +67,7 @@ async def create(
 ) -> None:
     """`scope`, `key` and `body_hash` remember the request, for a retry of it. The head is made apart (`heads.create`)."""
     values = {column.name: getattr(conversation, column.name, None) for column in conversations.c}
+    values |= {"summary_folded": _folded(conversation.summary)}
     values |= {"idempotency_scope": scope if key else None, "idempotency_key": key, "body_hash": body_hash if key else None}
     await connection.execute(insert(conversations), [values])
 
@@ -66,6 +83,17 @@ async def stored(connection: AsyncConnection, scope: str, key: str) -> Stored | 
 async def touch(connection: AsyncConnection, ids: Iterable[str], times: Mapping[str, datetime]) -> None:
     """Sets `last_message_at`, `last_run_completed_at`, `updated_at`, whichever are given."""
     await connection.execute(update(conversations).where(conversations.c.id.in_(list(ids))).values(**times))
+
+
+async def save(connection: AsyncConnection, changed: Conversation) -> None:
+    """What a client can change of it. The caller holds its head."""
+    values = {"summary": changed.summary, "summary_folded": _folded(changed.summary)}
+    values |= {"model": changed.model, "model_settings": changed.model_settings}
+    await connection.execute(update(conversations).where(conversations.c.id == changed.id).values(**values))
+
+
+def _folded(summary: str | None) -> str | None:
+    return None if summary is None else folded(summary)
 
 
 async def mark_deleted(connection: AsyncConnection, conversation_id: str, *, now: datetime) -> None:
@@ -84,14 +112,8 @@ async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -
     return [conversation_of(row) for row in await connection.execute(query)]
 
 
-async def page(
-    connection: AsyncConnection, tenant: str, order: KeysetOrder, window: Window, *, agent_id: str | None = None
-) -> Page[Conversation]:
-    """Of the whole tenant, or of one agent."""
-    rows = _everything(tenant)
-    if agent_id is not None:
-        rows = rows.where(conversations.c.agent_id == agent_id)
-    return await fetch_page(connection, rows, order, window, conversation_of)
+async def page(connection: AsyncConnection, tenant: str, only: Filter, order: KeysetOrder, window: Window) -> Page[Conversation]:
+    return await fetch_page(connection, _everything(tenant).where(*_matching(only)), order, window, conversation_of)
 
 
 async def pages(
@@ -100,9 +122,20 @@ async def pages(
     return await fetch_pages(connection, _everything(tenant), conversations.c.agent_id, agent_ids, order, window, conversation_of)
 
 
-async def count(connection: AsyncConnection, tenant: str, *, agent_id: str | None) -> int:
-    query = _counted(tenant)
-    return (await connection.execute(query if agent_id is None else query.where(conversations.c.agent_id == agent_id))).scalar_one()
+async def count(connection: AsyncConnection, tenant: str, only: Filter) -> int:
+    return (await connection.execute(_counted(tenant).where(*_matching(only)))).scalar_one()
+
+
+def _matching(only: Filter) -> Iterator[ColumnElement[bool]]:
+    if only.agent_id is not None:
+        yield conversations.c.agent_id == only.agent_id
+    if only.summary_contains:
+        yield conversations.c.summary_folded.like(f"%{_literal(folded(only.summary_contains))}%", escape=_ESCAPE)
+
+
+def _literal(text: str) -> str:
+    """As a pattern that matches itself."""
+    return re.sub(r"[\\%_]", r"\\\g<0>", text)
 
 
 async def counts(connection: AsyncConnection, tenant: str, agent_ids: Collection[str]) -> dict[str, int]:
@@ -129,6 +162,12 @@ def _counted(tenant: str) -> Select[Any]:
 
 def _visible_rows() -> Any:
     return _joined.join(agents, agents.c.id == conversations.c.agent_id)
+
+
+def is_visible(tenant: str, conversation_id: ColumnElement[str]) -> Exists:
+    """For what belongs to a conversation: it is seen as long as that is."""
+    found = exists().select_from(conversations.join(agents, agents.c.id == conversations.c.agent_id))
+    return found.where(conversations.c.id == conversation_id, _visible(tenant))
 
 
 def _visible(tenant: str) -> ColumnElement[bool]:

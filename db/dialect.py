@@ -4,7 +4,21 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ColumnElement, Subquery, Table, TextClause, cast, column, func, insert, select, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Subquery,
+    Table,
+    TextClause,
+    cast,
+    column,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
@@ -48,6 +62,28 @@ def _later_sqlite(element: seconds_from_now, compiler: SQLCompiler, **kw: Any) -
 @compiles(seconds_from_now, "postgresql")
 def _later_postgresql(element: seconds_from_now, compiler: SQLCompiler, **kw: Any) -> str:
     return f"clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)})"
+
+
+class time_or_last(FunctionElement[Any]):  # noqa: N801
+    """A time, or, where there is none, what comes after every time in this direction: so that an index can hold an order, nulls last."""
+
+    type = Timestamp()
+    inherit_cache = True
+
+    def __init__(self, time: ColumnElement[Any], *, descending: bool) -> None:
+        super().__init__(time, literal_column("true" if descending else "false"))
+
+
+@compiles(time_or_last, "sqlite")
+def _time_or_last_sqlite(element: time_or_last, compiler: SQLCompiler, **kw: Any) -> str:
+    time, descending = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"coalesce({time}, {-1 if descending == 'true' else (1 << 63) - 1})"
+
+
+@compiles(time_or_last, "postgresql")
+def _time_or_last_postgresql(element: time_or_last, compiler: SQLCompiler, **kw: Any) -> str:
+    time, descending = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"COALESCE({time}, '{'-' if descending == 'true' else ''}infinity'::timestamp with time zone)"
 
 
 class json_rows(FunctionElement[Any]):  # noqa: N801

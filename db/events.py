@@ -41,11 +41,15 @@ _INPUTS = (MessageType.USER, MessageType.SYSTEM)
 
 @dataclass(frozen=True, slots=True)
 class LogPage:
-    """`end`: every number up to it is accounted for, so the next page starts after it. `head`: of the conversation, at this read."""
+    """`end`: every number up to it is accounted for, so the next page starts after it. `head`: of the conversation, at this read.
+
+    `deleted`: what stands at the head is the reset that ends every stream.
+    """
 
     events: tuple[Event, ...]
     end: int
     head: int
+    deleted: bool = False
 
     @property
     def has_more(self) -> bool:
@@ -148,7 +152,7 @@ async def read(
     head: int = rows[0].head_sequence
     found = [row for row in rows if row.e_sequence is not None]
     end: int = found[-1].e_sequence if len(found) == limit else max(head, after)
-    return LogPage(tuple(_fold(found, mode)), end, head)
+    return LogPage(tuple(_fold(found, mode)), end, head, deleted=rows[0].deleted)
 
 
 @cache
@@ -181,7 +185,8 @@ def _query(mode: DeltaMode, *, of_run: bool) -> Any:
         *_labelled("r", tables.runs.c),
         *_labelled("c", (case((shows_conversation, c)).label(c.name) for c in conversations.COLUMNS if c.name != "head_sequence")),
     )
-    query = select(heads.c.head_sequence, *columns).select_from(source).where(heads.c.conversation_id == conversation_id)
+    deleted = tables.conversations.c.deleted_at.is_not(None).label("deleted")
+    query = select(heads.c.head_sequence, deleted, *columns).select_from(source).where(heads.c.conversation_id == conversation_id)
     return query.order_by(picked.c.sequence)
 
 

@@ -9,9 +9,10 @@ from sqlalchemy import ColumnElement, Row, Select, Text, bindparam, case, cast, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
+from db.conversations import is_visible
 from db.dialect import json_rows
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
-from db.tables import agents, conversations, events, messages
+from db.tables import conversations, events, messages
 from db.trail import TRAIL_KINDS, grown
 from vocabulary.conversations import Conversation
 from vocabulary.events import EventKind
@@ -85,9 +86,8 @@ async def change(connection: AsyncConnection, changed: Sequence[Message]) -> Non
 
 
 async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -> list[Message]:
-    visible = (conversations.c.tenant == tenant) & conversations.c.deleted_at.is_(None) & agents.c.deleted_at.is_(None)
-    source = _joined.join(agents, agents.c.id == conversations.c.agent_id)
-    query = select(*COLUMNS).select_from(source).where(visible, messages.c.id.in_(list(ids)))
+    visible = is_visible(tenant, messages.c.conversation_id).correlate(messages)
+    query = select(*COLUMNS).select_from(_joined).where(visible, messages.c.id.in_(list(ids)))
     return [message_of(row) for row in await connection.execute(query)]
 
 

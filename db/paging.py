@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Row, Select, and_, bindparam, exists, false, literal, or_, select, true, tuple_
+from sqlalchemy import Column, ColumnElement, Row, Select, bindparam, exists, false, literal, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.dialect import batch
+from db.dialect import batch, time_or_last
 from db.types import Identifier, Json
 
 T = TypeVar("T")
@@ -20,56 +20,55 @@ Key = tuple[Any, ...]  # the values of an order's columns for one row
 
 @dataclass(frozen=True, slots=True)
 class KeyColumn:
-    """Nulls come last in either direction."""
+    """Nulls come last in either direction; only times can be null."""
 
     column: ColumnElement[Any]
-    descending: bool = False
     nullable: bool = False
 
-    def beyond(self, value: Any, *, forward: bool) -> ColumnElement[bool]:
-        """Rows strictly after (forward) or before this value."""
-        if value is None:
-            return false() if forward else self.column.is_not(None)
-        ascending = forward != self.descending
-        compared = self.column > value if ascending else self.column < value
-        return or_(compared, self.column.is_(None)) if self.nullable and forward else compared
+    def compared(self, *, descending: bool) -> ColumnElement[Any]:
+        return time_or_last(self.column, descending=descending) if self.nullable else self.column
 
-    def equal(self, value: Any) -> ColumnElement[bool]:
-        return self.column.is_(None) if value is None else self.column == value
-
-    def sorting(self, *, forward: bool) -> list[ColumnElement[Any]]:
-        column = self.column.asc() if forward != self.descending else self.column.desc()
-        if not self.nullable:
-            return [column]
-        missing = self.column.is_(None)
-        return [missing.asc() if forward else missing.desc(), column]
+    def bound(self, value: Any, *, descending: bool) -> ColumnElement[Any]:
+        given = literal(value, self.column.type)
+        return time_or_last(given, descending=descending) if self.nullable and value is None else given
 
 
 @dataclass(frozen=True, slots=True)
 class KeysetOrder:
-    """The last column is unique among the rows, so the order is total."""
+    """The last column is unique among the rows, so the order is total. All columns have one direction: that is what an index can walk,
+    and one comparison of whole keys is a range of it.
+    """
 
     columns: tuple[KeyColumn, ...]
+    descending: bool = False
 
-    def beyond(self, key: Key, *, forward: bool, or_at: bool = False) -> ColumnElement[bool]:
-        """Rows strictly after (forward) or strictly before the key; `or_at`: or those at it."""
-        directions = {column.descending for column in self.columns}
-        if len(directions) == 1 and not any(column.nullable for column in self.columns):
-            # One row-value comparison is what an index range scan can use.
-            left = tuple_(*(c.column for c in self.columns))
-            right = tuple_(*(literal(v, c.column.type) for c, v in zip(self.columns, key, strict=True)))
-            if forward != self.columns[0].descending:
-                return left >= right if or_at else left > right
-            return left <= right if or_at else left < right
-        alternatives = [
-            and_(*(c.equal(v) for c, v in zip(self.columns[:i], key[:i], strict=True)), column.beyond(key[i], forward=forward))
-            for i, column in enumerate(self.columns)
-        ]
-        at = [and_(*(c.equal(v) for c, v in zip(self.columns, key, strict=True)))] if or_at else []
-        return or_(*alternatives, *at)
+    def beyond(self, key: Key, *, forward: bool) -> ColumnElement[bool]:
+        """Rows strictly after (forward) or strictly before the key."""
+        rows, bounds = self._sides(key)
+        rising = forward != self.descending
+        return (rows > bounds if rising else rows < bounds) & self._from(key[0], rising=rising)
+
+    def up_to(self, key: Key, *, forward: bool) -> ColumnElement[bool]:
+        """All others."""
+        rows, bounds = self._sides(key)
+        rising = forward == self.descending
+        return (rows >= bounds if rising else rows <= bounds) & self._from(key[0], rising=rising)
+
+    def _from(self, value: Any, *, rising: bool) -> ColumnElement[bool]:
+        """Says nothing new; but SQLite takes no range of an index from a comparison of keys that begin with an expression."""
+        column = self.columns[0]
+        if not column.nullable:
+            return true()
+        first, bound = column.compared(descending=self.descending), column.bound(value, descending=self.descending)
+        return first >= bound if rising else first <= bound
+
+    def _sides(self, key: Key) -> tuple[Any, Any]:
+        rows = tuple_(*(column.compared(descending=self.descending) for column in self.columns))
+        return rows, tuple_(*(c.bound(value, descending=self.descending) for c, value in zip(self.columns, key, strict=True)))
 
     def sorting(self, *, forward: bool) -> list[ColumnElement[Any]]:
-        return [part for column in self.columns for part in column.sorting(forward=forward)]
+        compared = [column.compared(descending=self.descending) for column in self.columns]
+        return [column.asc() if forward != self.descending else column.desc() for column in compared]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +136,7 @@ def _one(rows: Select[Any], order: KeysetOrder, window: Window) -> Select[Any]:
         page = page.where(order.beyond(window.before, forward=False))
     page = page.order_by(*order.sorting(forward=window.forward)).limit(window.size + 1)
     start = window.after if window.forward else window.before
-    behind = false() if start is None else exists(rows.where(order.beyond(start, forward=not window.forward, or_at=True)))
+    behind = false() if start is None else exists(rows.where(order.up_to(start, forward=window.forward)))
     flag, body = select(behind.label("behind_")).subquery(), page.subquery()
     return select(flag.c.behind_, *body.c).select_from(flag.outerjoin(body, true()))
 
@@ -162,8 +161,7 @@ def _page(rows: Sequence[Row[Any]], order: KeysetOrder, window: Window, item_of:
     # Sorted here: the order of a joined or correlated subquery is nobody's promise.
     behind = bool(rows and rows[0].behind_)
     slices = [Slice(item_of(row), tuple(getattr(row, f"key_{i}_") for i in range(len(order.columns)))) for row in rows if row.present_]
-    for i, column in reversed(list(enumerate(order.columns))):
-        slices.sort(key=lambda s: _sortable(s.key[i], last=not column.descending), reverse=column.descending)
+    slices.sort(key=lambda s: [_sortable(value, last=not order.descending) for value in s.key], reverse=order.descending)
     more = len(slices) > window.size
     if more:
         slices = slices[:-1] if window.forward else slices[1:]

@@ -8,9 +8,10 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, func, insert, sele
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
+from db.conversations import is_visible
 from db.dialect import now
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
-from db.tables import agents, conversations, runs, steps, workers
+from db.tables import runs, steps, workers
 from vocabulary.runs import LIVE_STATUSES, Run, RunKind, RunStatus, Step, StopReason
 
 OLDEST_FIRST = KeysetOrder((KeyColumn(runs.c.created_sequence),))
@@ -33,10 +34,8 @@ async def get(connection: AsyncConnection, run_id: str) -> Run | None:
 
 
 async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -> list[Run]:
-    """None of a deleted conversation, or of one whose agent is deleted."""
-    visible = (runs.c.tenant == tenant) & conversations.c.deleted_at.is_(None) & agents.c.deleted_at.is_(None)
-    source = runs.join(conversations, conversations.c.id == runs.c.conversation_id).join(agents, agents.c.id == conversations.c.agent_id)
-    query = select(runs).select_from(source).where(visible, runs.c.id.in_(list(ids)))
+    """Runs of deleted conversations are gone with them."""
+    query = select(runs).where(runs.c.id.in_(list(ids)), is_visible(tenant, runs.c.conversation_id).correlate(runs))
     return [run_of(row) for row in await connection.execute(query)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text, false, text
 
+from db.dialect import time_or_last
 from db.types import Identifier, Json, Timestamp
 
 
@@ -66,13 +67,19 @@ conversations = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("updated_at", Timestamp, nullable=False),
     Column("deleted_at", Timestamp),
+    Column("summary_folded", Text),
+    Column("forking_since", Timestamp),
+    Index("ix_conversations_forking", "forking_since", **_only("forking_since IS NOT NULL")),
     Index("ix_conversations_tenant_created", "tenant", "created_at", "id"),
     Index("ix_conversations_agent_created", "agent_id", "created_at", "id"),
-    Index("ix_conversations_tenant_last_message", "tenant", "last_message_at", "id"),
-    Index("ix_conversations_tenant_last_run", "tenant", "last_run_completed_at", "id"),
     Index("ix_conversations_tenant_updated", "tenant", "updated_at"),
     Index("uq_conversations_idempotency", "idempotency_scope", "idempotency_key", unique=True),
 )
+
+for _column, _name in ((conversations.c.last_message_at, "last_message"), (conversations.c.last_run_completed_at, "last_run")):
+    for _descending, _end in ((True, "newest"), (False, "oldest")):
+        _order = time_or_last(_column, descending=_descending)
+        Index(f"ix_conversations_{_name}_{_end}", conversations.c.tenant, _order, conversations.c.id)
 
 blocks = Table(
     "blocks",

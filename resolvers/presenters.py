@@ -30,6 +30,7 @@ from vocabulary.messages import (
     MessageType,
     PlainBody,
     ReasoningBody,
+    SummaryBody,
     SystemBody,
     TextPart,
     ToolCall,
@@ -250,7 +251,7 @@ def message(row: Message) -> messages.Message:
             return messages.EventMessage(**common, event_type=body.event_type, data=JSON(body.data))
         case ErrorBody() as body:
             return messages.ErrorMessage(**common, error=run_error(body.error))
-        case PlainBody():
+        case PlainBody() | SummaryBody():
             return messages.ErrorMessage(**common, error=run_error(_UNREADABLE))
 
 

@@ -20,8 +20,9 @@ from resolvers.viewer import UnusableName
 from runs.agents import UnknownTool
 from runs.blocks import BlockNotFound
 from runs.cancel import NoActiveRuns, RunNotFound
-from runs.conversations import AgentNotFound, IdempotencyConflict, UnknownBlock
-from runs.send import ConversationBusy, ConversationNotFound
+from runs.conversations import AgentNotFound, ConversationNotFound, IdempotencyConflict, UnknownBlock
+from runs.fork import MessageNotFound, MessageUnfinished
+from runs.send import ConversationBusy
 from streams.hub import NoSuchConversation
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -42,7 +43,17 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("BAD_USER_INPUT", {"argument": argument})
         case InvalidCursor(argument=argument):
             return Refusal("INVALID_CURSOR", {"argument": argument})
-        case NotFound() | AgentNotFound() | BlockNotFound() | ConversationNotFound() | RunNotFound() | NoSuchConversation():
+        case MessageUnfinished():
+            return Refusal("BAD_USER_INPUT", {"argument": "input.throughMessageId"})
+        case (
+            NotFound()
+            | AgentNotFound()
+            | BlockNotFound()
+            | ConversationNotFound()
+            | MessageNotFound()
+            | RunNotFound()
+            | NoSuchConversation()
+        ):
             return Refusal("NOT_FOUND")
         case ModelNotFound(handle=handle):
             return Refusal("MODEL_NOT_FOUND", {"model": handle})

@@ -8,7 +8,7 @@ from strawberry import UNSET
 from db import agents as agent_rows
 from db import conversations as conversation_rows
 from resolvers import presenters
-from resolvers.arguments import BadUserInput
+from resolvers.arguments import MAX_DESCRIPTION, BadUserInput, optional_text
 from resolvers.connections import NEWEST_FIRST, agents_scope, connection_of, conversations_scope, window_of
 from resolvers.context import RequestContext, found
 from schema.agents import Agent, AgentConnection
@@ -86,15 +86,15 @@ class Query:
     ) -> ConversationConnection | None:
         context, tenant = info.context, info.context.viewer.tenant
         order = order_by or NEWEST_FIRST
-        agent_id = storable(filter.agent_id) if filter and filter.agent_id is not None else None
+        only = _conversation_filter(filter) if filter else conversation_rows.Filter()
         scope = conversations_scope(tenant, order)
         window = window_of(PageArguments.given(first, after, last, before), scope, max_page_size=context.limits.max_page_size)
         async with context.engine.database.read() as connection:
-            page = await conversation_rows.page(connection, tenant, _keyset(order), window, agent_id=agent_id)
+            page = await conversation_rows.page(connection, tenant, only, _keyset(order), window)
 
         async def count() -> int:
             async with context.engine.database.read() as connection:
-                return await conversation_rows.count(connection, tenant, agent_id=agent_id)
+                return await conversation_rows.count(connection, tenant, only)
 
         return connection_of(page, scope, presenters.conversation, count)
 
@@ -120,6 +120,13 @@ class Query:
             max_replay=limits.max_replay,
             delta_retention_seconds=int(limits.delta_retention_s),
         )
+
+
+def _conversation_filter(given: ConversationFilter) -> conversation_rows.Filter:
+    return conversation_rows.Filter(
+        agent_id=None if given.agent_id is None else storable(given.agent_id),
+        summary_contains=optional_text("filter.summaryContains", given.summary_contains, at_least=0, at_most=MAX_DESCRIPTION),
+    )
 
 
 def _keyset(order: ConversationOrder) -> conversation_rows.KeysetOrder:

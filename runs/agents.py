@@ -139,6 +139,7 @@ async def delete_agent(engine: Engine, tenant: str, agent_id: str) -> None:
         if await agents.lock(transaction.connection, tenant, agent_id) is None:
             raise AgentNotFound(agent_id)
         await agents.mark_deleted(transaction.connection, agent_id, now=transaction.now)
+        transaction.lists_in_doubt(tenant)
 
 
 def _require_tool(engine: Engine, name: str) -> None:

@@ -29,6 +29,12 @@ class UnknownBlock(Exception):
         self.label = label
 
 
+class ConversationNotFound(Exception):
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"There is no conversation {conversation_id!r}.")
+        self.conversation_id = conversation_id
+
+
 class IdempotencyConflict(Exception):
     """The key was used before, for another request."""
 
@@ -60,7 +66,7 @@ async def create_conversation(engine: Engine, tenant: str, new: NewConversation)
         agent = await agents.lock(transaction.connection, tenant, new.agent_id)
         if agent is None:
             raise AgentNotFound(new.agent_id)
-        if new.idempotency_key and (found := await _created_before(transaction, new)):
+        if found := await made_before(transaction, agent.id, new.idempotency_key, new.body_hash):
             return found
         if new.model is not None:
             engine.models.resolve(new.model)
@@ -76,13 +82,26 @@ async def announce_conversation(transaction: Transaction, head: Head, sequence: 
     transaction.list_changed(head, changed)
 
 
-async def _created_before(transaction: Transaction, new: NewConversation) -> Conversation | None:
-    stored = await conversations.stored(transaction.connection, new.agent_id, new.idempotency_key or "")
+async def locked(transaction: Transaction, tenant: str, conversation_id: str) -> tuple[Head, Conversation]:
+    """Raises ConversationNotFound. What was found under its lock stays so until the transaction ends."""
+    head = await transaction.lock(conversation_id)
+    found = await conversations.by_ids(transaction.connection, tenant, [conversation_id]) if head else []
+    if head is None or not found:
+        raise ConversationNotFound(conversation_id)
+    return head, found[0]
+
+
+async def made_before(transaction: Transaction, scope: str, key: str | None, body_hash: str | None) -> Conversation | None:
+    """What an earlier request under this key has made. Raises IdempotencyConflict; ConversationNotFound when it was deleted since."""
+    stored = await conversations.stored(transaction.connection, scope, key) if key else None
     if stored is None:
         return None
-    if stored.body_hash != new.body_hash:
-        raise IdempotencyConflict(new.idempotency_key or "")
-    return (await conversations.read(transaction.connection, [stored.conversation_id])).get(stored.conversation_id)
+    if stored.body_hash != body_hash:
+        raise IdempotencyConflict(key or "")
+    found = await conversations.read(transaction.connection, [stored.conversation_id])
+    if not found:
+        raise ConversationNotFound(stored.conversation_id)
+    return found[stored.conversation_id]
 
 
 async def _create(transaction: Transaction, agent: Agent, new: NewConversation) -> Conversation:

@@ -7,7 +7,7 @@ from datetime import datetime
 from db import agents, conversations, messages, runs
 from db.heads import Head
 from runs.close import cancelled, end_runs
-from runs.conversations import IdempotencyConflict, announce_conversation
+from runs.conversations import ConversationNotFound, IdempotencyConflict, announce_conversation
 from runs.engine import Engine
 from streams.log import Transaction
 from vocabulary.conversations import Agent, Conversation
@@ -16,12 +16,6 @@ from vocabulary.ids import Noun, new_id
 from vocabulary.messages import ContentPart, InputRole, Message, MessageStatus, MessageType, SystemBody, TextPart, UserBody
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import BusyPolicy, Run, RunKind, RunRequest, RunStatus, Usage
-
-
-class ConversationNotFound(Exception):
-    def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"There is no conversation {conversation_id!r}.")
-        self.conversation_id = conversation_id
 
 
 class ConversationBusy(Exception):

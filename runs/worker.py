@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import structlog
 
-from db import messages, runs, workers
+from db import forks, messages, runs, workers
 from db.engine import DatabaseError
 from db.workers import Held
 from runs.advance import Lease, advance, fail, hand_over, release
@@ -33,6 +33,7 @@ _INSIST_S = 1.0
 _FOREVER_S = 10 * 365 * 24 * 3600.0
 _GONE_S = 3600.0
 _PRUNED_AT_ONCE = 100
+_FORKS_AT_ONCE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,12 +290,18 @@ class Worker:
         await erase_orphans(self._engine)
 
     async def _prune(self) -> None:
-        """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, and dead workers."""
+        """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, forks whose
+        maker died, and dead workers."""
         before = self._engine.clock() - timedelta(seconds=self._limits.delta_retention_s)
         taken = True
         while taken:
             async with self._engine.log.transaction() as transaction:
                 taken = await messages.take_prunable(transaction.connection, before=before, limit=_PRUNED_AT_ONCE)
                 await messages.prune(transaction.connection, taken)
+        async with self._engine.log.transaction() as transaction:
+            before = self._engine.clock() - timedelta(seconds=_GONE_S)
+            await forks.remove(
+                transaction.connection, await forks.take_abandoned(transaction.connection, before=before, limit=_FORKS_AT_ONCE)
+            )
         async with self._engine.log.transaction() as transaction:
             await workers.forget_gone(transaction.connection, gone_s=_GONE_S)

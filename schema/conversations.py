@@ -111,6 +111,9 @@ ConversationConnection = Connection[Conversation]
 @strawberry.input(description="Which conversations to list; what is absent does not filter.")
 class ConversationFilter:
     agent_id: strawberry.ID | None = strawberry.field(description="Only conversations with this agent.")
+    summary_contains: str | None = strawberry.field(
+        description="Only those whose summary contains this, whatever its case; `%`, `_` and all else stand for themselves."
+    )
 
 
 @strawberry.input(description="How to sort conversations; ties are broken by id, and missing times come last either way.")

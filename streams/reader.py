@@ -18,18 +18,13 @@ from db import runs
 from db.engine import Database
 from db.events import LogPage
 from streams.hub import Hub, Topic
-from vocabulary.events import CaughtUp, DeltaMode, Event, Item, Payload, ResetReason, StreamReset, ends_run
+from vocabulary.events import CaughtUp, DeltaMode, Event, Item, Payload, ResetReason, StreamReset, ends_conversation, ends_run
 from vocabulary.fold import shown
 from vocabulary.runs import Run
 
 
 def everything(_event: Event) -> bool:
     return True
-
-
-def _is_deletion(event: Event) -> bool:
-    """Nothing comes after it."""
-    return isinstance(event.payload, StreamReset) and event.payload.reason is ResetReason.CONVERSATION_DELETED
 
 
 class Reader:
@@ -53,7 +48,8 @@ class Reader:
         run: Run | None = None,
         accepts: Callable[[Event], bool] = everything,
     ) -> AsyncGenerator[Item]:
-        """The items after a position, for ever, or until `run` has ended. What `accepts` refuses is left out, its numbers are not.
+        """The items after a position, until the conversation is deleted or `run` has ended. What `accepts` refuses is left out, its
+        numbers are not.
 
         `after` None: live from now; of a run None or 0: from its first event. Raises NoSuchConversation.
         """
@@ -103,17 +99,18 @@ class _Subscription:
                 continue
             if known is None:
                 page = await self._read()
-                batch, end, head = page.events, page.end, page.head
+                batch, end, head, over = page.events, page.end, page.head, page.deleted
             else:
-                batch, end, head = shown(known, self.mode), known[-1].sequence, 0
+                batch, end, head, over = shown(known, self.mode), known[-1].sequence, 0, False
             for event in batch:
                 if self._wants(event):
                     yield self._item(event)
-                if _is_deletion(event):
-                    return
-                if self.run is not None and ends_run(event, self.run.id):
+                if ends_conversation(event) or (self.run is not None and ends_run(event, self.run.id)):
                     return
             self.position = end
+            if over and end >= head:  # and the event that says so lies behind where we began
+                yield self._made(StreamReset(ResetReason.CONVERSATION_DELETED, head))
+                return
             if not caught_up and end >= head:
                 caught_up = True
                 yield self._made(CaughtUp(head))
@@ -134,7 +131,6 @@ class _Subscription:
 
     def _reset(self, reason: ResetReason, head: int) -> StreamReset:
         self.position = head
-        self.reader.hub.metrics.stream_resets.labels(reason).inc()
         return StreamReset(reason, head)
 
     async def _backlog(self) -> int:
@@ -162,8 +158,6 @@ class _Subscription:
     def _item(self, event: Event) -> Item:
         item = Item(event.sequence, self.previous, event.occurred_at, event.run_id, event.payload)
         self.previous = event.sequence
-        if isinstance(event.payload, StreamReset):
-            self.reader.hub.metrics.stream_resets.labels(event.payload.reason).inc()
         return item
 
     def _made(self, payload: Payload) -> Item:

@@ -123,6 +123,11 @@ def ends_run(event: Event, run_id: str) -> bool:
     return event.run_id == run_id and isinstance(event.payload, RunChanged) and event.payload.status in TERMINAL_STATUSES
 
 
+def ends_conversation(event: Event) -> bool:
+    """Whether this is the last event there will ever be."""
+    return isinstance(event.payload, StreamReset) and event.payload.reason is ResetReason.CONVERSATION_DELETED
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """What one subscription delivers: `sequence` is the position to resume after, `previous_sequence` that of the item before."""

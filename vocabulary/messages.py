@@ -174,6 +174,13 @@ class ApprovalResponseBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryBody:
+    """`tail_ordinal`: of the first message that was kept beside it; what it sums up ends before that. None: nobody wrote it down."""
+
+    tail_ordinal: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventBody:
     event_type: str
     data: dict[str, Any]
@@ -193,6 +200,7 @@ MessageBody = (
     | ToolCallBody
     | ToolReturnBody
     | ApprovalResponseBody
+    | SummaryBody
     | EventBody
     | ErrorBody
 )
@@ -207,7 +215,7 @@ BODY_OF: dict[MessageType, type[MessageBody]] = {
     MessageType.TOOL_RETURN: ToolReturnBody,
     MessageType.APPROVAL_REQUEST: ToolCallBody,
     MessageType.APPROVAL_RESPONSE: ApprovalResponseBody,
-    MessageType.SUMMARY: PlainBody,
+    MessageType.SUMMARY: SummaryBody,
     MessageType.EVENT: EventBody,
     MessageType.ERROR: ErrorBody,
 }

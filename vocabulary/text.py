@@ -5,6 +5,7 @@ through a `Joiner`, because a provider may cut between the two halves of one cha
 """
 
 import re
+import unicodedata
 from typing import Any
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -30,6 +31,13 @@ def storable_json(value: Any) -> Any:
             return [storable_json(inner) for inner in value]  # pyright: ignore[reportUnknownVariableType]
         case _:
             return value
+
+
+def folded(text: str) -> str:
+    """What a search compares: without regard to case, in any script, or to how an accent was typed. Ours, so that no database's
+    locale has a say in it.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 class Joiner:

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 import orjson
 
 from runs.conversations import NewConversation
+from runs.fork import NewFork
 from runs.send import Send
 
-Request = TypeVar("Request", NewConversation, Send)
+Request = TypeVar("Request", NewConversation, NewFork, Send)
 
 
 def hashed(request: Request) -> Request:

@@ -52,7 +52,7 @@ class Shelf:
 
     async def page(self, database: Database, window: Window) -> Page[Conversation]:
         async with database.read() as connection:
-            return await conversations.page(connection, TENANT, self.order, window, agent_id=self.agent_id)
+            return await conversations.page(connection, TENANT, conversations.Filter(agent_id=self.agent_id), self.order, window)
 
     def key(self, row: Conversation) -> Key:
         return getattr(row, COLUMN_OF[self.field]), row.id

@@ -33,6 +33,7 @@ from vocabulary.messages import (
     MessageType,
     PlainBody,
     ReasoningBody,
+    SummaryBody,
     SystemBody,
     TextPart,
     ToolCall,
@@ -65,7 +66,7 @@ BODIES: dict[MessageType, tuple[MessageBody, type[messages.Message]]] = {
         ApprovalResponseBody(decisions=(ApprovalDecision(tool_call_id="toolcall-1", approved=True),)),
         messages.ApprovalResponseMessage,
     ),
-    MessageType.SUMMARY: (PlainBody(), messages.ErrorMessage),  # which no version before compaction writes
+    MessageType.SUMMARY: (SummaryBody(), messages.ErrorMessage),  # which no version before compaction writes
     MessageType.EVENT: (EventBody(event_type="joined", data={"who": "Ann"}), messages.EventMessage),
     MessageType.ERROR: (ErrorBody(error=RunError(RunErrorType.LLM_TIMEOUT, "slow")), messages.ErrorMessage),
 }
