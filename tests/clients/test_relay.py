@@ -85,7 +85,7 @@ def test_the_schema_keeps_the_relay_rules(project: Path) -> None:
 def test_relay_compiles_pages_refetches_and_updates_of_its_store(project: Path) -> None:
     assert compiled(project) == ""
     written = "".join(path.read_text() for path in (project / "relay").glob("*.js"))
-    for directive in ("@connection", "@refetchable", "@appendEdge", "@prependEdge"):
+    for directive in ("@connection", "@refetchable", "@appendEdge", "@prependEdge", "@deleteEdge", "@deleteRecord"):
         assert directive in written
     change(project, "relay/sidebar.js", "conversationEdge @prependEdge", "conversation @prependEdge")
     assert "prependEdge" in compiled(project), "the compiler does look"
