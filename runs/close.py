@@ -4,7 +4,7 @@ In the caller's transaction, under the head's lock: raise the fence, so that who
 open messages from what the log holds; answer the tool calls that were left without a return; say how it ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from db import messages, runs
@@ -48,6 +48,7 @@ class Ending:
 async def close_run(engine: Engine, transaction: Transaction, head: Head, run: Run, ending: Ending) -> Run:
     """Ends a run for good, whatever state it was left in, and lets the next one start."""
     await close_messages(transaction, head, run, abandon_step=False)
+    await _cut_step(transaction, run, ending)
     if ending.error is not None:
         told = ErrorBody(error=ending.error)
         await _write(transaction, head, run, MessageType.ERROR, told, text=ending.error.message, step_id=None, in_tail=False)
@@ -73,6 +74,14 @@ async def close_run(engine: Engine, transaction: Transaction, head: Head, run: R
     return ended
 
 
+async def _cut_step(transaction: Transaction, run: Run, ending: Ending) -> None:
+    """The step that was going on knows why it ended and what its call took, so that steps add up to their run."""
+    steps = await runs.steps_of(transaction.connection, [run.id])
+    if steps and (step := steps[-1]).completed_at is None:
+        cut = replace(step, usage=step.usage + ending.usage, stop_reason=ending.stop_reason)
+        await runs.save_steps(transaction.connection, [cut])
+
+
 async def close_messages(transaction: Transaction, head: Head, run: Run, *, abandon_step: bool) -> None:
     """Closes what the run left open. `abandon_step`: its unfinished step will be done anew, so nothing of it stays in context."""
     written = await messages.of_run(transaction.connection, run.id)
@@ -86,6 +95,7 @@ async def close_messages(transaction: Transaction, head: Head, run: Run, *, aban
             called.add(message.step_id)
             await _answer_calls(transaction, head, run, message, answered)
     if abandon_step:
+        await _complete_steps(transaction, run, called)
         await _leave_out(transaction, head, run, [message for message in written if message.step_id not in called])
 
 
@@ -136,6 +146,14 @@ async def _change_call(transaction: Transaction, head: Head, message: Message, n
     await messages.change(transaction.connection, [changed])
     transaction.append(head, changed.sequence, ToolCallChanged(message.id, message.type, call), run_id=message.run_id)
     return changed
+
+
+async def _complete_steps(transaction: Transaction, run: Run, called: Collection[str | None]) -> None:
+    """With its calls answered a step is done: it counts, and is not done again."""
+    steps = await runs.steps_of(transaction.connection, [run.id])
+    done = [step for step in steps if step.completed_at is None and step.id in called]
+    completed = [replace(step, stop_reason=StopReason.END_TURN, completed_at=transaction.now) for step in done]
+    await runs.save_steps(transaction.connection, completed)
 
 
 async def _leave_out(transaction: Transaction, head: Head, run: Run, written: Sequence[Message]) -> None:

@@ -255,10 +255,12 @@ async def test_an_answer_that_was_cut_while_thinking_is_not_called_empty(provide
     assert (await answer(local, request("hi"))).finished.stop_reason is StopReason.MAX_TOKENS
 
 
-@pytest.mark.parametrize("garbage", ["data: {", "data: [1]", 'data: {"choices": "x"}', 'data: {"choices": [{"delta": {"content": {}}}]}'])
+@pytest.mark.parametrize("garbage", ["data: {", "data: [1]", 'data: {"choices": "x"}', 'data: {"choices": [{"delta": 7}]}'])
 async def test_nonsense_from_the_server_is_a_failure_and_no_exception(provider: Provider, local: Model, garbage: str) -> None:
     provider.script(Events(of=[garbage]))
-    assert (await answer(local, request("hi"))).failed.error.type is RunErrorType.LLM_ERROR
+    failed = (await answer(local, request("hi"))).failed
+    assert (failed.error.type, failed.transient) == (RunErrorType.LLM_EMPTY_RESPONSE, False)
+    assert failed.error.message.startswith("The provider's answer could not be read: ")
 
 
 async def test_the_next_call_works_after_each_failure(provider: Provider, local: Model) -> None:
