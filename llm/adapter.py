@@ -6,6 +6,7 @@ What goes out is made in `outgoing`, what comes in is translated in `incoming`, 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from pydantic_ai.models import StreamedResponse
 from llm import outgoing
 from llm.endpoints import Protocol, Timeouts
 from llm.failures import failed
+from llm.images import inlined
 from llm.incoming import Incoming
 from llm.model import Failed, Finished, ModelEvent, ModelRequest
 from vocabulary.runs import RunError, RunErrorType, StopReason, Usage
@@ -44,6 +46,8 @@ class AdaptedModel:
         try:
             async with AsyncExitStack() as call:
                 async with patience.next_piece():
+                    if self._protocol is Protocol.GOOGLE:  # the only one that does not follow links
+                        request = replace(request, history=await inlined(request.history))
                     answer = await call.enter_async_context(self._call(request))
                     pieces = aiter(answer)
                 while True:

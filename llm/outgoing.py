@@ -35,6 +35,7 @@ from pydantic_ai.settings import ModelSettings as ProviderSettings
 from pydantic_ai.tools import ToolDefinition as ProviderTool
 
 from llm.endpoints import Protocol
+from llm.images import MISSING
 from llm.model import (
     AssistantTurn,
     CalledTool,
@@ -160,7 +161,12 @@ def _content(parts: Sequence[ContentPart]) -> str | list[UserContent]:
 def _content_part(part: ContentPart) -> UserContent:
     if isinstance(part, TextPart):
         return part.text
-    return BinaryContent.from_data_uri(part.url) if part.url.startswith("data:") else ImageUrl(part.url, media_type=part.media_type)
+    if not part.url.startswith("data:"):
+        return ImageUrl(part.url, media_type=part.media_type)
+    try:
+        return BinaryContent.from_data_uri(part.url)
+    except ValueError:  # not base64
+        return MISSING.text
 
 
 def _tool_return(call: CalledTool, returned: ReturnedTool | None) -> ToolReturnPart:

@@ -45,7 +45,7 @@ def chat_completions(body: Json) -> None:
     for role, group in groupby(spoken, key=lambda message: message["role"]):
         if role != "tool":
             assert len(list(group)) == 1, "conversation roles must alternate"
-    _taken_once([call["id"] for message in spoken for call in message.get("tool_calls") or []])
+    _taken_once([call["id"] for message in spoken for call in _calls(message)])
     for message in spoken:
         _chat_message(message)
 
@@ -58,12 +58,16 @@ def _answered_at_once(messages: Sequence[Json]) -> None:
             assert message["tool_call_id"] == awaited.pop(0)
             continue
         assert awaited == [], "each call must be answered by a tool message"
-        awaited = [call["id"] for call in message.get("tool_calls") or []]
+        awaited = [call["id"] for call in _calls(message)]
     assert awaited == []
 
 
+def _calls(message: Json) -> list[Json]:
+    return message.get("tool_calls") or []
+
+
 def _chat_message(message: Json) -> None:
-    content, calls = message.get("content"), message.get("tool_calls") or []
+    content, calls = message.get("content"), _calls(message)
     match message["role"], content:
         case "tool", str():
             pass
@@ -206,7 +210,7 @@ def _gemini_part(part: Json) -> None:
             _not_blank(text)
         case {"functionCall": {"name": name, "args": dict()}} | {"functionCall": {"name": name}} | {"functionResponse": {"name": name}}:
             assert _NAME.fullmatch(name)
-        case {"inlineData": {"mimeType": kind, "data": data}}:
+        case {"inlineData": {"mimeType": kind, "data": data}} | {"inlineData": {"mime_type": kind, "data": data}}:  # both are read
             assert kind.startswith("image/")
             assert data
         case _:

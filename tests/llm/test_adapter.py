@@ -232,6 +232,18 @@ async def test_a_silent_provider_is_given_up(provider: Provider, impatient: Mode
     await provider.until(lambda: len(provider.disconnects) == 1)
 
 
+async def test_a_connection_that_is_kept_open_without_a_word_is_given_up(provider: Provider, impatient: Model) -> None:
+    """Each comment arrives well within the patience; all of them together do not."""
+    said = Answer(text="Half").events(await _asked(provider, impatient))[:2]
+    pings = [": ping"] * 400
+    provider.script(Events(of=[*said, *pings], paced_s=0.01), Events(of=pings, paced_s=0.01))
+    for text in ("Half", ""):
+        async with asyncio.timeout(3):
+            answered = await answer(impatient, request("hi"))
+        assert (answered.text, answered.failed.error.type) == (text, RunErrorType.LLM_TIMEOUT)
+        assert not answered.failed.transient
+
+
 async def test_nobody_there_is_a_failure() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

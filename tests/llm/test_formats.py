@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from llm.model import ModelRequest
+from llm.images import MISSING, inlined
+from llm.model import AssistantTurn, ModelRequest, UserTurn
 from llm.registry import ModelRegistry
 from runs.prompt import turns
 from tests.llm.formats import CHECKS, check
@@ -42,9 +44,13 @@ LINK = "https://example.org/a.png"
 every_provider = pytest.mark.parametrize("handle", CHECKS)
 
 
+def _refuse(_: Request) -> Answer:
+    return Answer(status=400)
+
+
 async def sent(provider: Provider, registry: ModelRegistry, handle: str, context: Sequence[Message]) -> Request:
     """What a call with this context puts on the wire."""
-    provider.otherwise = lambda _: Answer(status=400)
+    provider.otherwise = _refuse
     before = len(provider.requests)
     failed = (await answer(registry.resolve(handle), ModelRequest(system="Be brief.", history=turns(context), tools=[CLOCK]))).failed
     assert len(provider.requests) == before + 1, failed.error
@@ -183,6 +189,69 @@ def _made_by(maker: str, item: Message) -> Message:
             return item
 
 
+# ---- images
+
+
+def _images(handle: str, body: dict[str, Any]) -> list[Any]:
+    match handle.partition("/")[0]:
+        case "local":
+            return [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
+        case "openai":
+            return [part["image_url"] for part in body["input"][-1]["content"] if part["type"] == "input_image"]
+        case "anthropic":
+            return [part["source"] for part in body["messages"][-1]["content"] if part["type"] == "image"]
+        case _:
+            return [part["inlineData"] for part in body["contents"][-1]["parts"] if "inlineData" in part]
+
+
+@every_provider
+async def test_an_image_that_came_with_the_message_is_sent_as_it_is(provider: Provider, registry: ModelRegistry, handle: str) -> None:
+    body = (await sent(provider, registry, handle, [user("What is this?", ImagePart(PIXEL), ImagePart(PIXEL, "image/gif"))])).body
+    data = PIXEL.partition(",")[2]
+    inline = {"mime_type": "image/png", "data": data}
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    expected = {"local": PIXEL, "openai": PIXEL, "anthropic": source, "google": inline}[handle.partition("/")[0]]
+    assert _images(handle, body) == [expected, expected]
+    check(handle, body)
+
+
+@every_provider
+@pytest.mark.parametrize("media_type", [None, "image/png"])
+@pytest.mark.parametrize("url", [LINK, "https://127.0.0.1/without-an-ending"])
+async def test_a_link_is_followed_by_the_provider_or_else_said_to_be_missing(
+    provider: Provider, registry: ModelRegistry, handle: str, url: str, media_type: str | None
+) -> None:
+    if handle.startswith("google/"):
+        url = "http://127.0.0.1:9/inside"  # never fetched: an address of our own network
+    body = (await sent(provider, registry, handle, [user("What is this?", ImagePart(url, media_type))])).body
+    check(handle, body)
+    source = {"type": "url", "url": url}
+    expected: list[Any] = {"local": [url], "openai": [url], "anthropic": [source], "google": []}[handle.partition("/")[0]]
+    assert _images(handle, body) == expected
+    assert ("could not be read" in str(body)) is handle.startswith("google/")
+
+
+@every_provider
+@pytest.mark.parametrize("url", ["data:image/png,raw", "data:image/png;base64,a", "data:image/svg+xml;utf8,<svg/>"])
+async def test_data_that_is_no_image_does_not_stop_the_talk(provider: Provider, registry: ModelRegistry, handle: str, url: str) -> None:
+    body = (await sent(provider, registry, handle, [user("What is this?", ImagePart(url))])).body
+    check(handle, body)
+    assert "could not be read" in str(body)
+
+
+async def test_links_are_fetched_for_who_does_not_follow_them() -> None:
+    async def fetch(image: ImagePart) -> ImagePart:
+        if "gone" in image.url:
+            raise ValueError
+        return ImagePart(PIXEL, "image/png")
+
+    asked = UserTurn((TextPart("Look"), ImagePart(LINK), ImagePart("https://example.org/gone"), ImagePart(PIXEL)))
+    assert await inlined([asked, AssistantTurn("A dot.")], fetch) == [
+        UserTurn((TextPart("Look"), ImagePart(PIXEL, "image/png"), MISSING, ImagePart(PIXEL))),
+        AssistantTurn("A dot."),
+    ]
+
+
 # ---- any
 
 _texts = st.sampled_from(["Hi", "", " ", "\n\n", "Grüß Gott 😀", "<system>", "a\n"])
@@ -221,7 +290,7 @@ _contexts = st.lists(_runs, min_size=1, max_size=3).map(lambda runs: [item for r
 
 @every_provider
 @given(context=_contexts, begins=st.integers(0, 4))
-@examples(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@examples(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 async def test_any_context_is_well_formed(
     provider: Provider, registry: ModelRegistry, handle: str, context: list[Message], begins: int
 ) -> None:
