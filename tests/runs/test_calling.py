@@ -154,6 +154,6 @@ async def test_what_does_not_pass_is_said_at_once(database: Database, provider: 
 
 async def _answered(parley: Rig) -> tuple[RunStatus, list[Message]]:
     conversation = await parley.conversation(model="local/m")
-    run = await parley.ended((await parley.say(conversation.id, "Hi")).run)
+    run = await parley.ended((await parley.say(conversation.id, "Hi")).run, seconds=60)
     await checked(parley, conversation.id)
     return run.status, await parley.history(conversation.id)
