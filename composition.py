@@ -11,8 +11,9 @@ import structlog
 
 from db.engine import Database, DatabaseInUse, DatabaseUnusable, PostgresLimits
 from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
-from llm.endpoints import CompatibleServer, ServedModel
+from llm.endpoints import CompatibleServer, ServedModel, Timeouts
 from llm.registry import ModelNotFound, ModelRegistry
+from runs.backoff import RetryLimits
 from runs.engine import Dispatcher, Engine
 from runs.tools import ToolRegistry, current_time
 from runs.worker import WorkerLimits
@@ -68,6 +69,7 @@ def models_of(settings: Settings) -> ModelRegistry:
         api_keys={provider: key.get_secret_value() for provider, key in keys.items() if key is not None},
         servers=servers,
         demo_delay_ms=settings.demo_delay_ms,
+        timeouts=Timeouts(first_token_s=settings.model_first_token_timeout_s, idle_s=settings.model_idle_timeout_s),
     )
 
 
@@ -106,6 +108,7 @@ def engine_of(  # one argument for each part that is swapped between deployments
         default_model=settings.default_model,
         max_attempts=settings.max_attempts,
         metrics=metrics,
+        retries=RetryLimits(retries=settings.model_retries),
     )
 
 

@@ -113,6 +113,10 @@ class Settings(_Frozen):
     )
     demo_delay_ms: float = Field(20, ge=0, le=60_000, description="milliseconds from 0 to 60000")
 
+    model_first_token_timeout_s: float = Field(300, ge=1, le=3600, description="seconds from 1 to 3600")
+    model_idle_timeout_s: float = Field(120, ge=1, le=3600, description="seconds from 1 to 3600")
+    model_retries: int = Field(4, ge=0, le=20, description="a whole number from 0 to 20")
+
     lease_s: float = Field(15, ge=1, le=3600, description="seconds from 1 to 3600")
     max_attempts: int = Field(3, ge=1, description="a whole number, 1 or more")
     delta_retention_s: float = Field(3600, ge=0, le=31_536_000, description="seconds from 0 to 31536000 (a year)")

@@ -40,7 +40,11 @@ class CompatibleServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """`idle_s`: between two pieces of an answer, and before the first. There is no limit to a whole answer."""
+    """`first_token_s`: until there is anything to show; `idle_s`: between two pieces of an answer. A whole answer has no limit.
+
+    Bytes that say nothing (pings, comments) are no pieces: a server can keep a connection open for ever.
+    """
 
     connect_s: float = 10
+    first_token_s: float = 300
     idle_s: float = 120

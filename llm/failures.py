@@ -1,12 +1,14 @@
-"""What went wrong at a provider, in our words: an exception of pydantic-ai or of the HTTP client becomes a `RunError`.
+"""What went wrong at a provider, in our words: an exception of pydantic-ai or of the HTTP client becomes a `Failed`.
 
-pydantic-ai sorts most errors already. Added here: how other servers word a full context window, and which error types of
-ours share a class there.
+pydantic-ai sorts most errors already. Added here: how other servers word a full context window, which error types of
+ours share a class there, and which failures are worth another try.
 """
 
 import re
 
 from pydantic_ai.exceptions import (
+    AgentRunError,
+    ContentFilterError,
     ModelAPIError,
     ModelAuthenticationError,
     ModelConnectionError,
@@ -18,10 +20,12 @@ from pydantic_ai.exceptions import (
     ModelRequestTimeout,
     ModelTimeoutError,
     ModelUnavailableError,
+    UnexpectedModelBehavior,
     UserError,
 )
 
-from vocabulary.runs import RunError, RunErrorType
+from llm.model import Failed
+from vocabulary.runs import RunError, RunErrorType, Usage
 from vocabulary.text import storable
 
 LONGEST_MESSAGE = 2_000
@@ -34,6 +38,7 @@ _TYPE_OF: dict[type[Exception], RunErrorType] = {
     ModelUnavailableError: RunErrorType.LLM_OVERLOADED,
     ModelTimeoutError: RunErrorType.LLM_TIMEOUT,
     ModelRequestTimeout: RunErrorType.LLM_TIMEOUT,
+    TimeoutError: RunErrorType.LLM_TIMEOUT,
     ModelAuthenticationError: RunErrorType.LLM_AUTHENTICATION,
     ModelRequestRejectedError: RunErrorType.LLM_BAD_REQUEST,
     UserError: RunErrorType.LLM_BAD_REQUEST,
@@ -64,6 +69,23 @@ _TOO_LONG = re.compile(
 )
 
 
+def failed(failure: Exception, usage: Usage) -> Failed:
+    error = run_error(failure)
+    said = failure.retry_after if isinstance(failure, ModelAPIError) else None
+    return Failed(error, usage, transient=_is_transient(failure, error.type), retry_after_s=said)
+
+
+def _is_transient(failure: Exception, kind: RunErrorType) -> bool:
+    """A used-up quota looks like a rate limit, but does not pass; a silent provider has had its time already."""
+    match kind:
+        case RunErrorType.LLM_RATE_LIMIT:
+            return not isinstance(failure, ModelQuotaExceededError)
+        case RunErrorType.LLM_OVERLOADED:
+            return True
+        case _:
+            return kind is RunErrorType.LLM_ERROR and (isinstance(failure, ModelConnectionError) or _is_cut(failure))
+
+
 def run_error(failure: Exception) -> RunError:
     kind = _kind(failure)
     if kind in _MAY_BE_TOO_LONG and isinstance(failure, ModelAPIError) and _TOO_LONG.search(str(failure)):
@@ -76,16 +98,34 @@ def _kind(failure: Exception) -> RunErrorType:
         return kind
     if kind := next((kind for kind_of, kind in _TYPE_OF.items() if isinstance(failure, kind_of)), None):
         return kind
+    if _is_unreadable(failure):
+        return RunErrorType.LLM_EMPTY_RESPONSE
     refused = isinstance(failure, ModelHTTPError) and 400 <= failure.status_code < 500
     return RunErrorType.LLM_BAD_REQUEST if refused else RunErrorType.LLM_ERROR
+
+
+def _is_unreadable(failure: Exception) -> bool:
+    """Whatever is no error of the library's own comes from what it was given to read."""
+    if isinstance(failure, UnexpectedModelBehavior):
+        return not (isinstance(failure, ContentFilterError) or _is_cut(failure))
+    return not isinstance(failure, AgentRunError) or isinstance(failure.__cause__, ValueError)  # JSON or UTF-8
+
+
+def _is_cut(failure: Exception) -> bool:
+    """The body ended too early: what is left of an answer whose connection a proxy has lost. Only the wording tells."""
+    return isinstance(failure, AgentRunError) and failure.message.startswith("Streamed response ended without")
 
 
 def _message(failure: Exception) -> str:
     """What the provider says, with the status; nothing that is only of use with the library's source at hand."""
     if isinstance(failure, ModelHTTPError):
         return f"The provider answered {failure.status_code}: {_said(failure.body) or 'no reason given'}"
-    if isinstance(failure, ModelTimeoutError):
+    if isinstance(failure, ModelTimeoutError | TimeoutError):
         return "The provider did not answer in time."
+    if _is_unreadable(failure):
+        return f"The provider's answer could not be read: {failure or type(failure).__name__}"
+    if _is_cut(failure):
+        return "The connection ended before the answer did."
     if isinstance(failure, ModelConnectionError):
         return "The provider could not be reached." if failure.phase == "connect" else "The connection to the provider broke off."
     return str(failure) or type(failure).__name__

@@ -151,10 +151,15 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`usage` is what the provider had reported when it failed, else zero tokens of one request, marked as estimated."""
+    """`usage` is what the provider had reported when it failed, else zero tokens of one request, marked as estimated.
+
+    `transient`: the same request may well be answered a little later; `retry_after_s`: not sooner, says the provider.
+    """
 
     error: RunError
     usage: Usage
+    transient: bool = False
+    retry_after_s: float | None = None
 
 
 ModelEvent = (

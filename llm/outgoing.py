@@ -1,11 +1,14 @@
-"""Our request in pydantic-ai's words: history, tools and settings. What a provider must not see is left out here.
+"""Our request in pydantic-ai's words: history, tools and settings. What a provider must not see is left out here, and what it
+insists on is seen to, whatever the history was left like: a first word of the user's, a return for each call, nothing blank.
 
 Reasoning goes back only to the provider that made it and only when something follows it in the same answer: elsewhere it
 would be refused, or shown to the model as if it had said it aloud. The chat-completions protocol knows no reasoning from
 earlier exchanges; servers that want it back want it while a tool's return is being answered.
 """
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, assert_never, cast
 
@@ -32,6 +35,7 @@ from pydantic_ai.settings import ModelSettings as ProviderSettings
 from pydantic_ai.tools import ToolDefinition as ProviderTool
 
 from llm.endpoints import Protocol
+from llm.images import MISSING
 from llm.model import (
     AssistantTurn,
     CalledTool,
@@ -48,24 +52,45 @@ from llm.model import (
 from vocabulary.messages import ContentPart, HiddenReasoningBody, ReasoningBody, TextPart, ToolReturnStatus
 from vocabulary.model_settings import ModelSettings, ReasoningEffort
 
+LONGEST_NAME = 64
+
 # ---- history
 
 _Said = AssistantTurn | ReasoningTurn | ToolCallTurn
 
 
+_CUT_OFF = UserTurn((TextPart("(What was said before is left out.)"),))
+_SAID_NOTHING = (TextPart("(An empty message.)"),)
+_GO_ON = "(Go on.)"
+_NO_RETURN = "Nothing is known of what became of this call."
+
+
 def messages(request: ModelRequest, model: ProviderModel, protocol: Protocol) -> list[ModelMessage]:
-    """The history as alternating requests and responses."""
-    return [
-        _response(turns, model) if by_model else ProviderRequest(parts=_request_parts(turns, model))
-        for by_model, turns in _exchanges(_presentable(request.history, model.system, protocol))
-    ]
+    """The history as alternating requests and responses, a request first and last."""
+    told: list[ModelMessage] = []
+    asked: list[CalledTool] = []
+    for by_model, turns in _exchanges(_presentable(request.history, model.system, protocol)):
+        if by_model:
+            told.append(_response(turns, model))
+            asked = [call for turn in turns if isinstance(turn, ToolCallTurn) for call in turn.calls]
+        else:
+            parts = [*_returns(turns, asked), *_words(turns, model, protocol)]
+            told.append(ProviderRequest(parts=parts or [UserPromptPart(_GO_ON)]))
+            asked = []
+    return told
 
 
 def _exchanges(turns: Sequence[Turn]) -> Iterator[tuple[bool, list[Turn]]]:
-    return ((by_model, list(group)) for by_model, group in groupby(turns, lambda turn: isinstance(turn, _Said)))
+    groups = [(by_model, list(group)) for by_model, group in groupby(turns, lambda turn: isinstance(turn, _Said))]
+    if not groups or groups[0][0]:
+        yield False, [_CUT_OFF]
+    yield from groups
+    if groups and groups[-1][0]:
+        yield False, []  # the last word is never the model's own; its calls may lack their returns
 
 
 def _presentable(history: Sequence[Turn], provider: str, protocol: Protocol) -> list[Turn]:
+    history = [turn for turn in map(_without_blanks, history) if turn is not None]
     last_word = max((place for place, turn in enumerate(history) if isinstance(turn, UserTurn)), default=-1)
     forgotten = last_word if protocol is Protocol.CHAT_COMPLETIONS else -1
     return [
@@ -81,28 +106,48 @@ def _is_followed_up(history: Sequence[Turn], place: int) -> bool:
     return isinstance(following, AssistantTurn | ToolCallTurn)
 
 
-def _request_parts(turns: Sequence[Turn], model: ProviderModel) -> list[ModelRequestPart]:
+def _without_blanks(turn: Turn) -> Turn | None:
+    """Models write a line break before a call, and are refused when it comes back; a user's word keeps its place."""
+    match turn:
+        case UserTurn(content):
+            kept = tuple(part for part in content if not isinstance(part, TextPart) or part.text.strip())
+            return replace(turn, content=kept or _SAID_NOTHING)
+        case AssistantTurn(text) | SystemTurn(text):
+            return turn if text.strip() else None
+        case _:
+            return turn
+
+
+def _returns(turns: Sequence[Turn], asked: Sequence[CalledTool]) -> list[ModelRequestPart]:
+    """One for each call, in the calls' order, before all words."""
+    given = {item.call_id: item for turn in turns if isinstance(turn, ToolReturnTurn) for item in turn.returns}
+    return [_tool_return(call, given.get(call.call_id)) for call in asked]
+
+
+def _words(turns: Sequence[Turn], model: ProviderModel, protocol: Protocol) -> list[ModelRequestPart]:
+    """What user and system say, in its order.
+
+    The chat templates of compatible servers know system text only at the top, and want user and assistant to take turns: there
+    all of it is one message of the user's.
+    """
+    together = protocol is Protocol.CHAT_COMPLETIONS
+    inline = model.profile.get("supports_inline_system_prompts", False) and not together
     parts: list[ModelRequestPart] = []
+    words: list[ContentPart] = []
     for turn in turns:
-        match turn:
-            case UserTurn():
-                parts.append(UserPromptPart(_content(turn.content)))
-            case SystemTurn():
-                parts.append(_instruction(turn.text, model))
-            case ToolReturnTurn():
-                parts += map(_tool_return, turn.returns)
-            case AssistantTurn() | ReasoningTurn() | ToolCallTurn():
-                raise AssertionError("a response's turn among a request's")
-            case _:
-                assert_never(turn)
-    return parts
+        if isinstance(turn, SystemTurn) and inline:
+            parts.append(SystemPromptPart(turn.text))
+        elif isinstance(turn, UserTurn | SystemTurn):
+            said = turn.content if isinstance(turn, UserTurn) else (TextPart(f"<system>{turn.text}</system>"),)
+            words += said
+            parts += [] if together else [UserPromptPart(_content(said))]
+    return [UserPromptPart(_content(_joined(words)))] if together and words else parts
 
 
-def _instruction(text: str, model: ProviderModel) -> ModelRequestPart:
-    """In its place in the history; a provider that knows system text only at the top gets it marked, as the user's."""
-    if model.profile.get("supports_inline_system_prompts", False):
-        return SystemPromptPart(text)
-    return UserPromptPart(f"<system>{text}</system>")
+def _joined(words: Sequence[ContentPart]) -> Sequence[ContentPart]:
+    """Texts alone are one text: not every server takes a list."""
+    texts = [part.text for part in words if isinstance(part, TextPart)]
+    return (TextPart("\n\n".join(texts)),) if len(texts) == len(words) else words
 
 
 def _content(parts: Sequence[ContentPart]) -> str | list[UserContent]:
@@ -116,12 +161,18 @@ def _content(parts: Sequence[ContentPart]) -> str | list[UserContent]:
 def _content_part(part: ContentPart) -> UserContent:
     if isinstance(part, TextPart):
         return part.text
-    return BinaryContent.from_data_uri(part.url) if part.url.startswith("data:") else ImageUrl(part.url, media_type=part.media_type)
+    if not part.url.startswith("data:"):
+        return ImageUrl(part.url, media_type=part.media_type)
+    try:
+        return BinaryContent.from_data_uri(part.url)
+    except ValueError:  # not base64
+        return MISSING.text
 
 
-def _tool_return(returned: ReturnedTool) -> ToolReturnPart:
-    outcome = "success" if returned.status is ToolReturnStatus.SUCCESS else "failed"
-    return ToolReturnPart(returned.name, returned.output, returned.call_id, outcome=outcome)
+def _tool_return(call: CalledTool, returned: ReturnedTool | None) -> ToolReturnPart:
+    succeeded = returned is not None and returned.status is ToolReturnStatus.SUCCESS
+    output = _NO_RETURN if returned is None else returned.output
+    return ToolReturnPart(_name(call.name), output, call.call_id, outcome="success" if succeeded else "failed")
 
 
 def _response(turns: Sequence[Turn], model: ProviderModel) -> ModelResponse:
@@ -150,7 +201,12 @@ def _thinking(text: str, body: ReasoningBody | HiddenReasoningBody) -> ThinkingP
 
 
 def _tool_call(call: CalledTool) -> ToolCallPart:
-    return ToolCallPart(call.name, call.arguments_text, call.call_id)
+    return ToolCallPart(_name(call.name), call.arguments_text, call.call_id)
+
+
+def _name(name: str) -> str:
+    """A model may call what cannot be the name of anything; all providers refuse it when it comes back."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:LONGEST_NAME] or "_"
 
 
 # ---- everything else

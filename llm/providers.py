@@ -17,14 +17,17 @@ NO_KEY = "none"
 
 class Providers:
     def __init__(self, timeouts: Timeouts) -> None:
-        self._http = create_async_httpx2_client(timeout=httpx2.Timeout(timeouts.idle_s, connect=timeouts.connect_s))
+        self._timeouts = timeouts
+        read_s = max(timeouts.first_token_s, timeouts.idle_s)  # the adapter knows which of them counts
+        self._http = create_async_httpx2_client(timeout=httpx2.Timeout(read_s, connect=timeouts.connect_s))
 
     async def aclose(self) -> None:
         await self._http.aclose()
 
     def model(self, endpoint: Endpoint, name: str) -> AdaptedModel:
         """Slow the first time for each protocol, and blocking: call it in a thread."""
-        return AdaptedModel(f"{endpoint.provider}/{name}", self._provider_model(endpoint, name), endpoint.protocol)
+        model = self._provider_model(endpoint, name)
+        return AdaptedModel(f"{endpoint.provider}/{name}", model, endpoint.protocol, self._timeouts)
 
     def _provider_model(self, endpoint: Endpoint, name: str) -> ProviderModel:
         match endpoint.protocol:

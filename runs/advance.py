@@ -82,22 +82,34 @@ async def _take_over(engine: Engine, transaction: Transaction, head: Head, run: 
     crashed = run.worker_id is not None
     if crashed and run.attempt >= engine.max_attempts:
         error = RunError(RunErrorType.WORKER_LOST, f"The run was given up after {run.attempt} attempts whose worker was lost.")
-        await close_run(engine, transaction, head, run, Ending(status=RunStatus.FAILED, stop_reason=StopReason.ERROR, error=error))
+        await _give_up(engine, transaction, head, run, error)
         return None
     note_takeover(engine.metrics, transaction, crashed=crashed)
     await abandon_step(transaction, head, run)
     return await _hold(transaction, head, replace(run, worker_id=worker_id, attempt=run.attempt + crashed))
 
 
-async def hand_over(engine: Engine, lease: Lease) -> None:
-    """Lets go of a run without ending it: the next worker goes on from the last complete step."""
+async def _give_up(engine: Engine, transaction: Transaction, head: Head, run: Run, error: RunError) -> None:
+    await close_run(engine, transaction, head, run, Ending(status=RunStatus.FAILED, stop_reason=StopReason.ERROR, error=error))
+
+
+async def hand_over(engine: Engine, lease: Lease, *, failed: bool = False) -> None:
+    """Lets go of a run without ending it: the next worker goes on from the last complete step.
+
+    `failed`: it could not begin. That counts as an attempt, or a run that nobody can read would be handed on for ever.
+    """
     async with engine.log.transaction() as transaction:
         head = await transaction.lock(lease.run.conversation_id)
         if head is None or (head.active_run_id, head.fence) != (lease.run.id, lease.fence):
             return
         run = await runs.get(transaction.connection, lease.run.id)
-        if run is not None:
-            await _let_go(engine, transaction, head, run)
+        if run is None:
+            return
+        if failed and run.attempt >= engine.max_attempts:
+            error = RunError(RunErrorType.INTERNAL, f"The run was given up after {run.attempt} attempts that could not begin.")
+            await _give_up(engine, transaction, head, run, error)
+        else:
+            await _let_go(engine, transaction, head, replace(run, attempt=run.attempt + failed))
 
 
 async def release(engine: Engine, worker_id: str, conversation_id: str, *, working_on: Collection[str]) -> None:

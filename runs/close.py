@@ -5,7 +5,7 @@ open messages from what the log holds; answer the tool calls that were left with
 worker is told, so that it stops at once; it could write nothing anyway.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -118,8 +118,10 @@ async def _account(transaction: Transaction, run: Run, ending: Ending, written: 
     steps = await runs.steps_of(transaction.connection, [run.id]) if run.status is RunStatus.RUNNING else []
     if not steps or steps[-1].completed_at is not None:
         return ending.usage or Usage()
-    usage = ending.usage or await _estimated(transaction, steps[-1], written)
-    await runs.save_steps(transaction.connection, [replace(steps[-1], usage=usage, stop_reason=ending.stop_reason)])
+    step = steps[-1]
+    is_known = ending.usage is not None or step.usage.requests > 0  # a call that was over is on the run's account already
+    usage = (ending.usage or Usage()) if is_known else await _estimated(transaction, step, written)
+    await runs.save_steps(transaction.connection, [replace(step, usage=step.usage + usage, stop_reason=ending.stop_reason)])
     return usage
 
 
@@ -159,6 +161,7 @@ async def abandon_step(transaction: Transaction, head: Head, run: Run) -> None:
     """Closes what a run left open that goes on: its unfinished step will be done anew, so nothing of it stays in context."""
     written = await messages.of_run(transaction.connection, run.id)
     called = await _close(transaction, head, run, written, abandoned=True)
+    await _complete_steps(transaction, run, called)
     await _leave_out(transaction, head, run, [message for message in written if message.step_id not in called])
 
 
@@ -223,6 +226,14 @@ async def _change_call(transaction: Transaction, head: Head, message: Message, n
     await messages.change(transaction.connection, [changed])
     transaction.append(head, changed.sequence, ToolCallChanged(message.id, message.type, call), run_id=message.run_id)
     return changed
+
+
+async def _complete_steps(transaction: Transaction, run: Run, called: Collection[str | None]) -> None:
+    """With its calls answered a step is done: it counts, and is not done again."""
+    steps = await runs.steps_of(transaction.connection, [run.id])
+    done = [step for step in steps if step.completed_at is None and step.id in called]
+    completed = [replace(step, stop_reason=StopReason.END_TURN, completed_at=transaction.now) for step in done]
+    await runs.save_steps(transaction.connection, completed)
 
 
 async def _leave_out(transaction: Transaction, head: Head, run: Run, written: Sequence[Message]) -> None:

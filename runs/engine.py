@@ -1,12 +1,14 @@
 """What every command needs, gathered once by whoever composes the process."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from db.engine import Database
 from llm.registry import ModelRegistry
+from runs.backoff import RetryLimits
 from runs.tools import ToolRegistry
 from streams.log import Log, Transaction
 from telemetry.metrics import Metrics
@@ -31,3 +33,6 @@ class Engine:
     default_model: str
     max_attempts: int = 3
     metrics: Metrics = field(default_factory=Metrics)
+    retries: RetryLimits = field(default_factory=RetryLimits)
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    """Waits so many seconds before a model is asked again."""

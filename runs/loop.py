@@ -4,19 +4,19 @@ It holds no connection and decides nothing about other runs. It ends the run its
 it did not; whoever runs it closes the run then.
 """
 
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from db import agents, conversations, messages, runs
 from llm.model import Failed, ModelRequest, ToolDefinition
 from runs import state
 from runs.answer import Answer
+from runs.calling import ask
 from runs.close import Ending
 from runs.engine import Engine
 from runs.pen import Pen
 from runs.prompt import turns
 from runs.tools import ServerTool, answer
-from runs.writes import Call, EndStep, StartStep, Whole
+from runs.writes import Call, EndStep, Spend, StartStep, Whole
 from vocabulary.conversations import Agent
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import (
@@ -42,18 +42,24 @@ _STOP_REASON = {
 
 @dataclass(slots=True)
 class Loop:
-    """`run`: as this worker last wrote it. `context`: what the model is shown, growing step by step."""
+    """`run`: as this worker last wrote it. `context`: what the model is shown, growing step by step.
+
+    `steps_done` counts against the limit; what a takeover abandoned was begun and is not done.
+    """
 
     engine: Engine
     pen: Pen
     run: Run
     agent: Agent
     context: list[Message]
+    steps_begun: int
     steps_done: int
     tools: dict[str, ServerTool] = field(default_factory=dict[str, ServerTool])
 
     async def to_the_end(self) -> Ending | None:
         """None: the run has ended and everything is committed. Raises LeaseLost, WriteRefused."""
+        if self.steps_done >= self.run.request.max_steps:
+            return Ending(status=RunStatus.COMPLETED, stop_reason=StopReason.MAX_STEPS)
         while True:
             ending = await self._step()
             if ending is not None:
@@ -66,18 +72,17 @@ class Loop:
         step = self._start_step()
         said = Answer(self.run, step, self.pen, source_of=self._source_of, clock=self.engine.clock)
         model = self.engine.models.resolve(self.run.model)
-        async with aclosing(model.stream(self._request())) as stream:
-            async for event in stream:
-                said.take(event)
-                await self.pen.room()
+        await ask(self.engine, model, self._request(), said, self.pen)
         self._note_first_token(said)
         assert said.end is not None, "a model's stream ends with Finished or Failed"
         if isinstance(said.end, Failed):
-            return _failure(said.end, self.run)
+            return _failure(said.end, said.usage, self.run)
         self.context += said.messages
+        step = self._add_up(step, said.usage)
         if said.tool_calls is not None:
+            self.pen.write(Spend(step, self.run))
             await self._run_tools(said.tool_calls)
-        self._end_step(step, said.end.usage, said.end.stop_reason, goes_on=said.tool_calls is not None)
+        self._end_step(step, said.end.stop_reason, goes_on=said.tool_calls is not None)
         return None
 
     def _start_step(self) -> Step:
@@ -85,26 +90,31 @@ class Loop:
             id=new_id(Noun.STEP),
             run_id=self.run.id,
             conversation_id=self.run.conversation_id,
-            index=self.steps_done,
+            index=self.steps_begun,
             model=self.run.model,
             usage=Usage(),
             stop_reason=None,
             started_at=self.engine.clock(),
             completed_at=None,
         )
-        self.steps_done += 1
+        self.steps_begun += 1
         self.pen.write(StartStep(step, self.run))
         return step
 
-    def _end_step(self, step: Step, usage: Usage, stop_reason: StopReason, *, goes_on: bool) -> None:
+    def _add_up(self, step: Step, usage: Usage) -> Step:
+        self.run = replace(self.run, usage=self.run.usage + usage)
+        return replace(step, usage=usage)
+
+    def _end_step(self, step: Step, stop_reason: StopReason, *, goes_on: bool) -> None:
         """Ends the run with its last step, so that both are committed together."""
         now = self.engine.clock()
-        run = replace(self.run, usage=self.run.usage + usage)
+        self.steps_done += 1
+        run = self.run
         if not goes_on or self.steps_done >= run.request.max_steps:
             completed = state.moved(state.RUN, run.status, RunStatus.COMPLETED)
             run = replace(run, status=completed, stop_reason=StopReason.MAX_STEPS if goes_on else stop_reason, completed_at=now)
         self.run = run
-        self.pen.write(EndStep(replace(step, usage=usage, stop_reason=stop_reason, completed_at=now), run))
+        self.pen.write(EndStep(replace(step, stop_reason=stop_reason, completed_at=now), run))
 
     def _note_first_token(self, said: Answer) -> None:
         started = self.run.started_at
@@ -165,13 +175,13 @@ class Loop:
         self.pen.write(Whole(message))
 
 
-def _failure(failed: Failed, run: Run) -> Ending:
+def _failure(failed: Failed, usage: Usage, run: Run) -> Ending:
     stop_reason = _STOP_REASON.get(failed.error.type, StopReason.LLM_ERROR)
     return Ending(
         status=RunStatus.FAILED,
         stop_reason=stop_reason,
         error=failed.error,
-        usage=failed.usage,
+        usage=usage,
         time_to_first_token_ms=run.time_to_first_token_ms,
     )
 
@@ -186,4 +196,5 @@ async def load(engine: Engine, pen: Pen) -> Loop:
         steps = await runs.steps_of(connection, [run.id])
     assert agent is not None, "agents are never removed while they have conversations"
     tools = {tool.name: tool for given in agent.tools if (tool := engine.tools.get(given.name)) is not None}
-    return Loop(engine, pen, run, agent, context, steps_done=len(steps), tools=tools)
+    done = sum(step.completed_at is not None for step in steps)
+    return Loop(engine, pen, run, agent, context, steps_begun=len(steps), steps_done=done, tools=tools)

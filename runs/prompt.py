@@ -1,5 +1,6 @@
 """What a model is told: the compiled system prompt, and messages as provider-neutral turns. Pure."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from llm.model import AssistantTurn, CalledTool, ReasoningTurn, ReturnedTool, SystemTurn, ToolCallTurn, ToolReturnTurn, Turn, UserTurn
@@ -16,6 +17,7 @@ from vocabulary.messages import (
     UserBody,
 )
 
+_ANYWHERE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OWN_WORDS = frozenset({MessageType.ASSISTANT, MessageType.TOOL_CALL})
 
 
@@ -41,13 +43,24 @@ def turns(context: Sequence[Message]) -> list[Turn]:
     Reasoning goes back only with the words it led to: on its own it is what a cut step left behind, and providers refuse it.
     """
     spoken = {message.step_id for message in context if message.type in _OWN_WORDS}
-    call_ids = {call.id: call.provider_call_id or call.id for message in context for call in _calls(message)}
+    call_ids = _call_ids(call for message in context for call in _calls(message))
     return [
         turn
         for message in context
         if message.type not in (MessageType.REASONING, MessageType.HIDDEN_REASONING) or message.step_id in spoken
         if (turn := _turn(message, call_ids)) is not None
     ]
+
+
+def _call_ids(calls: Iterable[ToolCall]) -> dict[str, str]:
+    """The provider's own where every other provider would take it, too: some count from 0 in each answer, some put in the tool's name."""
+    given: dict[str, str] = {}
+    taken: set[str] = set()
+    for call in calls:
+        wanted = call.provider_call_id or ""
+        given[call.id] = wanted if _ANYWHERE.fullmatch(wanted) and wanted not in taken else call.id
+        taken.add(given[call.id])
+    return given
 
 
 def _calls(message: Message) -> tuple[ToolCall, ...]:

@@ -173,7 +173,7 @@ class Worker:
             log.info("lost the lease of a run", run_id=lease.run.id)
         except DatabaseError as error:
             log.warning("a run could not begin; it is handed on", run_id=lease.run.id, error=str(error))
-            await self._insist(lambda: hand_over(self._engine, lease))
+            await self._insist(lambda: hand_over(self._engine, lease, failed=True))
         except asyncio.CancelledError:
             if self._closing:
                 with suppress(*DatabaseError):
@@ -201,15 +201,18 @@ class Worker:
 
         Only reading what it needs may raise DatabaseError; whatever looks like one later comes from elsewhere, and would come again.
         """
-        pen = Pen(lease, self._writer, lost=lambda: self._stop(lease.run.id))
-        loop = await load(self._engine, pen)
+        pen, begun = Pen(lease, self._writer, lost=lambda: self._stop(lease.run.id)), False
         try:
+            loop = await load(self._engine, pen)
+            begun = True
             ending = await loop.to_the_end()
             await pen.flush()
             return ending
         except LeaseLost:
             raise
-        except Exception:
+        except Exception as error:
+            if not begun and isinstance(error, DatabaseError):
+                raise
             log.exception("a run failed inside the engine", run_id=lease.run.id)
             with suppress(WriteRefused):
                 await pen.flush()  # what was said before it failed stays said

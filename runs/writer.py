@@ -165,7 +165,7 @@ class Writer:
         await messages.close(transaction.connection, rows.closed, now=transaction.now)
         await messages.change(transaction.connection, rows.changed)
         await runs.create_steps(transaction.connection, rows.started_steps)
-        await runs.save_steps(transaction.connection, rows.ended_steps)
+        await runs.save_steps(transaction.connection, rows.changed_steps)
         await runs.save(transaction.connection, list(rows.runs.values()))
         transaction.extend(rows.events)
         for run in rows.runs.values():

@@ -65,6 +65,14 @@ class StartStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Spend:
+    """The model call of a step that goes on: what it took is known, whatever becomes of the rest. `run` carries the sum."""
+
+    step: Step
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
 class EndStep:
     """`run` carries the sum of usage; when this was the last step also how it ended, so that both are one event."""
 
@@ -72,7 +80,7 @@ class EndStep:
     run: Run
 
 
-Write = Open | Append | Close | Whole | Call | StartStep | EndStep
+Write = Open | Append | Close | Whole | Call | StartStep | Spend | EndStep
 
 
 @dataclass(slots=True)
@@ -83,7 +91,7 @@ class Rows:
     closed: list[Message] = field(default_factory=list[Message])
     changed: list[Message] = field(default_factory=list[Message])
     started_steps: list[Step] = field(default_factory=list[Step])
-    ended_steps: list[Step] = field(default_factory=list[Step])
+    changed_steps: list[Step] = field(default_factory=list[Step])
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
     events: list[Event] = field(default_factory=list[Event])
 
@@ -110,7 +118,9 @@ def _delta(write: Append) -> MessageDelta:
     return MessageDelta(write.message_id, write.message_type, write.offset, write.text, write.tool_call_id)
 
 
-def _payload(rows: Rows, write: Open | Close | Whole | Call | StartStep | EndStep, sequence: int, places: dict[str, int]) -> StoredPayload:
+def _payload(
+    rows: Rows, write: Open | Close | Whole | Call | StartStep | Spend | EndStep, sequence: int, places: dict[str, int]
+) -> StoredPayload:
     def placed(message: Message) -> Message:
         return replace(message, ordinal=places[message.id], sequence=sequence)
 
@@ -131,8 +141,8 @@ def _payload(rows: Rows, write: Open | Close | Whole | Call | StartStep | EndSte
         case StartStep(step, run):
             rows.started_steps.append(step)
             return _run_changed(rows, run, sequence)
-        case EndStep(step, run):
-            rows.ended_steps.append(step)
+        case Spend(step, run) | EndStep(step, run):
+            rows.changed_steps.append(step)
             return _run_changed(rows, run, sequence)
 
 

@@ -163,7 +163,7 @@ _describe(
         "LLM_AUTHENTICATION": "The provider refused this server's key.",
         "LLM_BAD_REQUEST": "The provider refused the request as it was.",
         "LLM_OVERLOADED": "The provider had no capacity.",
-        "LLM_EMPTY_RESPONSE": "The model answered with nothing.",
+        "LLM_EMPTY_RESPONSE": "The model answered with nothing, or with something that could not be read.",
         "LLM_ERROR": "The provider failed in another way.",
         "CONTEXT_WINDOW_OVERFLOW": "The conversation does not fit into the model's context window.",
         "COMPACTION_INEFFECTIVE": "The summary would not have been shorter than what it replaces.",

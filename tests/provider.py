@@ -37,7 +37,8 @@ class Delivery:
 
     `gates`: an event is sent when its gate is open. `write_size`: bytes sent at a time, whatever they cut through.
     `cut_after`: the connection is reset; with `politely`, the body just ends, as behind a proxy that hides the cut.
-    `stall_after`: nothing more comes until the client leaves. With `status` other than 200, `error` is all there is.
+    `stall_after`: nothing more comes until the client leaves. `paced_s`: between two events.
+    With `status` other than 200, `error` is all there is.
     """
 
     status: int = 200
@@ -48,6 +49,7 @@ class Delivery:
     cut_after: int | None = None
     politely: bool = False
     stall_after: int | None = None
+    paced_s: float = 0
 
     def events(self, request: Request) -> list[str]:
         """The server-sent events, without the blank line after each."""
@@ -239,6 +241,8 @@ async def _send(answer: Delivery, request: Request, gone: asyncio.Event, writer:
     for number, event in enumerate([*answer.events(request), None]):
         if number in answer.gates:
             await _whichever_first(answer.gates[number], gone)
+        if answer.paced_s:
+            await asyncio.sleep(answer.paced_s)
         if number == answer.stall_after:
             await gone.wait()
         if gone.is_set():

@@ -1,7 +1,7 @@
 """The engine without its API, composed as `app.py` does it, for tests that drive commands and read streams directly."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from db.engine import Database
 from db.paging import Window
 from llm.registry import ModelRegistry
 from runs.agents import NewAgent, create_agent
+from runs.backoff import RetryLimits
 from runs.conversations import NewConversation, create_conversation
 from runs.dispatch import LocalDispatcher
 from runs.engine import Engine
@@ -33,6 +34,11 @@ TENANT = "default"
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+async def no_pause(_: float) -> None:
+    """Time is not what tests wait for."""
+    await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +111,11 @@ async def rig(
     feed_limits: FeedLimits | None = None,
     worker_limits: WorkerLimits | None = None,
     max_replay: int = 10_000,
+    retries: RetryLimits | None = None,
+    pause: Callable[[float], Awaitable[None]] | None = None,
     works: bool = True,
 ) -> AsyncGenerator[Rig]:
-    """`works` False: runs are the work of others, who find them as jobs."""
+    """`works` False: runs are the work of others, who find them as jobs. `pause`: what is done instead of waiting before a retry."""
     bus = bus or MemoryBus()
     dispatcher = LocalDispatcher() if works else JobDispatcher()
     models = models or ModelRegistry(demo_delay_ms=0)
@@ -119,6 +127,8 @@ async def rig(
         tools=ToolRegistry([current_time(utc_now)] if tools is None else tools),
         clock=utc_now,
         default_model="demo/echo",
+        retries=retries or RetryLimits(),
+        pause=pause or no_pause,
     )
     hub = Hub(database, bus, hub_limits or HubLimits())
     feed = Feed(database, bus, feed_limits or FeedLimits(), utc_now)

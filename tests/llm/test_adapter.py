@@ -232,6 +232,18 @@ async def test_a_silent_provider_is_given_up(provider: Provider, impatient: Mode
     await provider.until(lambda: len(provider.disconnects) == 1)
 
 
+async def test_a_connection_that_is_kept_open_without_a_word_is_given_up(provider: Provider, impatient: Model) -> None:
+    """Each comment arrives well within the patience; all of them together do not."""
+    said = Answer(text="Half").events(await _asked(provider, impatient))[:2]
+    pings = [": ping"] * 400
+    provider.script(Events(of=[*said, *pings], paced_s=0.01), Events(of=pings, paced_s=0.01))
+    for text in ("Half", ""):
+        async with asyncio.timeout(3):
+            answered = await answer(impatient, request("hi"))
+        assert (answered.text, answered.failed.error.type) == (text, RunErrorType.LLM_TIMEOUT)
+        assert not answered.failed.transient
+
+
 async def test_nobody_there_is_a_failure() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -255,10 +267,12 @@ async def test_an_answer_that_was_cut_while_thinking_is_not_called_empty(provide
     assert (await answer(local, request("hi"))).finished.stop_reason is StopReason.MAX_TOKENS
 
 
-@pytest.mark.parametrize("garbage", ["data: {", "data: [1]", 'data: {"choices": "x"}', 'data: {"choices": [{"delta": {"content": {}}}]}'])
+@pytest.mark.parametrize("garbage", ["data: {", "data: [1]", 'data: {"choices": "x"}', 'data: {"choices": [{"delta": 7}]}'])
 async def test_nonsense_from_the_server_is_a_failure_and_no_exception(provider: Provider, local: Model, garbage: str) -> None:
     provider.script(Events(of=[garbage]))
-    assert (await answer(local, request("hi"))).failed.error.type is RunErrorType.LLM_ERROR
+    failed = (await answer(local, request("hi"))).failed
+    assert (failed.error.type, failed.transient) == (RunErrorType.LLM_EMPTY_RESPONSE, False)
+    assert failed.error.message.startswith("The provider's answer could not be read: ")
 
 
 async def test_the_next_call_works_after_each_failure(provider: Provider, local: Model) -> None:

@@ -53,9 +53,10 @@ async def test_without_a_system_prompt_there_is_no_system_message(provider: Prov
     assert (await sent(provider, local, request("hi", system="")))["messages"] == [{"role": "user", "content": "hi"}]
 
 
-async def test_an_instruction_inside_the_history_stays_in_its_place(provider: Provider, local: Model) -> None:
+async def test_an_instruction_inside_the_history_is_marked_and_stays_in_its_place(provider: Provider, local: Model) -> None:
     body = await sent(provider, local, request("hi", AssistantTurn("hello"), SystemTurn("Speak French."), "and now?"))
-    assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "system", "user"]
+    assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "user"]
+    assert body["messages"][-1]["content"] == "<system>Speak French.</system>\n\nand now?"
 
 
 async def test_calls_and_returns_keep_their_ids_and_their_order(provider: Provider, local: Model) -> None:

@@ -1,4 +1,4 @@
-"""A provider on loopback, and the whole engine with a registry that knows it as `local`."""
+"""A provider on loopback, and the whole engine with a registry that knows it as `local` and asks it once."""
 
 from collections.abc import AsyncGenerator
 
@@ -7,6 +7,7 @@ import pytest
 from db.engine import Database
 from llm.endpoints import CompatibleServer, Timeouts
 from llm.registry import ModelRegistry
+from runs.backoff import RetryLimits
 from tests.provider import Provider
 from tests.rig import Rig, rig
 
@@ -26,5 +27,6 @@ def patience_s() -> float:
 @pytest.fixture
 async def remote(database: Database, provider: Provider, patience_s: float) -> AsyncGenerator[Rig]:
     local = CompatibleServer(base_url=provider.base_url, api_key="key-l")
-    async with rig(database, models=ModelRegistry(servers={"local": local}, timeouts=Timeouts(idle_s=patience_s))) as running:
+    models = ModelRegistry(servers={"local": local}, timeouts=Timeouts(first_token_s=patience_s, idle_s=patience_s))
+    async with rig(database, models=models, retries=RetryLimits(retries=0)) as running:
         yield running

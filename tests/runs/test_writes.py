@@ -76,7 +76,7 @@ def test_of_a_run_that_changed_twice_the_last_change_is_stored_and_both_are_told
         RunChanged(replace(RUN, sequence=10), RunStatus.RUNNING, None),
         RunChanged(replace(ended, sequence=11), RunStatus.COMPLETED, StopReason.END_TURN),
     ]
-    assert (rows.started_steps, rows.ended_steps) == ([STEP], [replace(STEP, completed_at=NOW)])
+    assert (rows.started_steps, rows.changed_steps) == ([STEP], [replace(STEP, completed_at=NOW)])
 
 
 def test_several_runs_lie_in_one_set_of_rows() -> None:
