@@ -13,8 +13,11 @@ from db.engine import Database, DatabaseInUse, DatabaseUnusable, PostgresLimits
 from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
 from llm.endpoints import CompatibleServer, ServedModel
 from llm.registry import ModelNotFound, ModelRegistry
+from runs.builtin.clock import current_time
+from runs.builtin.memory import memory_tools
+from runs.builtin.search import conversation_search
 from runs.engine import Dispatcher, Engine
-from runs.tools import ToolRegistry, current_time
+from runs.tools import ToolRegistry
 from runs.worker import WorkerLimits
 from settings import Settings, SettingsError
 from streams.bus import Bus, MemoryBus
@@ -84,7 +87,7 @@ def engine_of(settings: Settings, database: Database, bus: Bus, models: ModelReg
         log=Log(database, bus, utc_now),
         dispatcher=dispatcher,
         models=models,
-        tools=ToolRegistry([current_time(utc_now)]),
+        tools=ToolRegistry([current_time(utc_now), conversation_search(), *memory_tools()]),
         clock=utc_now,
         default_model=settings.default_model,
         max_attempts=settings.max_attempts,

@@ -8,9 +8,10 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, func, insert, sele
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
+from db.conversations import MAY_RUN
 from db.dialect import now
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
-from db.tables import runs, steps, workers
+from db.tables import conversations, runs, steps, workers
 from vocabulary.runs import LIVE_STATUSES, Run, RunKind, RunStatus, Step, StopReason
 
 OLDEST_FIRST = KeysetOrder((KeyColumn(runs.c.created_sequence),))
@@ -50,7 +51,8 @@ async def live(connection: AsyncConnection, conversation_ids: Iterable[str]) -> 
     for row in await connection.execute(query.order_by(runs.c.conversation_id, runs.c.created_sequence)):
         by_conversation.setdefault(row.conversation_id, []).append(run_of(row))
     for waiting in by_conversation.values():
-        waiting.sort(key=lambda run: run.status is not RunStatus.RUNNING)  # stable: the queue stays in its order
+        # Stable, so that the queue stays in its order; but who answers the calls of an earlier run goes on with what that one began.
+        waiting.sort(key=lambda run: (run.status is not RunStatus.RUNNING, run.request.answers is None))
     return by_conversation
 
 
@@ -76,7 +78,8 @@ def _unattended(limit: int) -> Select[Any, Any, Any]:
     waits = (runs.c.status != RunStatus.RUNNING.value).label("waits")
     place = func.row_number().over(partition_by=runs.c.conversation_id, order_by=(waits, runs.c.created_sequence)).label("place")
     query = select(runs.c.conversation_id, runs.c.id, runs.c.worker_id, runs.c.created_at, waits, place)
-    line = query.where(_live, runs.c.conversation_id.not_in(running)).subquery()
+    query = query.join(conversations, conversations.c.id == runs.c.conversation_id)
+    line = query.where(_live, MAY_RUN, runs.c.conversation_id.not_in(running)).subquery()
     first = select(line.c.conversation_id, line.c.id, line.c.worker_id).where(line.c.place == 1)
     return first.order_by(line.c.waits, line.c.created_at).limit(limit)
 

@@ -63,11 +63,13 @@ conversations = Table(
     Column("created_at", Timestamp, nullable=False),
     Column("updated_at", Timestamp, nullable=False),
     Column("deleted_at", Timestamp),
+    Column("pending_message_id", Identifier),
     Index("ix_conversations_tenant_created", "tenant", "created_at", "id"),
     Index("ix_conversations_agent_created", "agent_id", "created_at", "id"),
     Index("ix_conversations_tenant_last_message", "tenant", "last_message_at", "id"),
     Index("ix_conversations_tenant_last_run", "tenant", "last_run_completed_at", "id"),
     Index("uq_conversations_idempotency", "idempotency_scope", "idempotency_key", unique=True),
+    Index("ix_conversations_pending", "pending_message_id", **_only("pending_message_id IS NOT NULL")),
 )
 
 blocks = Table(

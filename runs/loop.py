@@ -8,27 +8,27 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from db import agents, conversations, messages, runs
-from llm.model import Failed, ModelRequest, ToolDefinition
+from llm.model import Failed, ModelRequest
 from runs import state
 from runs.answer import Answer
+from runs.calls import Calls
 from runs.close import Ending
 from runs.engine import Engine
 from runs.pen import Pen
 from runs.prompt import turns
-from runs.tools import ServerTool, answer
-from runs.writes import Call, EndStep, StartStep, Whole
+from runs.records import calls_of
+from runs.toolbox import Toolbox, toolbox
+from runs.writes import EndRun, EndStep, Return, StartStep, Whole
 from vocabulary.conversations import Agent
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import (
     Message,
+    MessageBody,
     MessageStatus,
     MessageType,
     ToolCall,
     ToolCallBody,
-    ToolCallState,
-    ToolReturn,
     ToolReturnBody,
-    ToolReturnStatus,
     ToolSource,
 )
 from vocabulary.runs import Run, RunErrorType, RunStatus, Step, StopReason, Usage
@@ -50,17 +50,31 @@ class Loop:
     agent: Agent
     context: list[Message]
     steps_done: int
-    tools: dict[str, ServerTool] = field(default_factory=dict[str, ServerTool])
+    tools: Toolbox = field(default_factory=Toolbox)
 
     async def to_the_end(self) -> Ending | None:
         """None: the run has ended and everything is committed. Raises LeaseLost, WriteRefused."""
-        while True:
+        await self._finish_what_waited()
+        while not self.run.ended:
             ending = await self._step()
             if ending is not None:
                 return ending
-            if self.run.ended:
-                await self.pen.flush()
-                return None
+        await self.pen.flush()
+        return None
+
+    async def _finish_what_waited(self) -> None:
+        """The calls that an earlier run had to leave to somebody, and that this run was created to go on with."""
+        asked = next((message for message in self.context if message.id == self.run.request.answers), None)
+        if asked is not None and not self._has_returned(asked):
+            calls = self._calls(asked)
+            await calls.answer(approved=True)
+            self._return(calls.message)
+        if self.run.request.max_steps == 0:
+            self.run = self._completed(self.run, StopReason.MAX_STEPS)
+            self.pen.write(EndRun(self.run))
+
+    def _has_returned(self, asked: Message) -> bool:
+        return any(isinstance(message.body, ToolReturnBody) and message.step_id == asked.step_id for message in self.context)
 
     async def _step(self) -> Ending | None:
         step = self._start_step()
@@ -75,9 +89,8 @@ class Loop:
         if isinstance(said.end, Failed):
             return _failure(said.end, self.run)
         self.context += said.messages
-        if said.tool_calls is not None:
-            await self._run_tools(said.tool_calls)
-        self._end_step(step, said.end.usage, said.end.stop_reason, goes_on=said.tool_calls is not None)
+        request = None if said.tool_calls is None else await self._answer(said.tool_calls)
+        self._end_step(step, said.end.usage, said.end.stop_reason, goes_on=said.tool_calls is not None, request=request)
         return None
 
     def _start_step(self) -> Step:
@@ -96,15 +109,20 @@ class Loop:
         self.pen.write(StartStep(step, self.run))
         return step
 
-    def _end_step(self, step: Step, usage: Usage, stop_reason: StopReason, *, goes_on: bool) -> None:
-        """Ends the run with its last step, so that both are committed together."""
-        now = self.engine.clock()
+    def _end_step(self, step: Step, usage: Usage, stop_reason: StopReason, *, goes_on: bool, request: Message | None) -> None:
+        """Ends the run with its last step, so that both are committed together; and what the conversation then waits for with them."""
         run = replace(self.run, usage=self.run.usage + usage)
-        if not goes_on or self.steps_done >= run.request.max_steps:
-            completed = state.moved(state.RUN, run.status, RunStatus.COMPLETED)
-            run = replace(run, status=completed, stop_reason=StopReason.MAX_STEPS if goes_on else stop_reason, completed_at=now)
+        if request is not None:
+            run = self._completed(run, StopReason.REQUIRES_APPROVAL)
+        elif not goes_on or self.steps_done >= run.request.max_steps:
+            run = self._completed(run, StopReason.MAX_STEPS if goes_on else stop_reason)
         self.run = run
-        self.pen.write(EndStep(replace(step, usage=usage, stop_reason=stop_reason, completed_at=now), run))
+        ended = replace(step, usage=usage, stop_reason=stop_reason, completed_at=self.engine.clock())
+        self.pen.write(EndStep(ended, run, waits_for=None if request is None else request.id))
+
+    def _completed(self, run: Run, stop_reason: StopReason) -> Run:
+        completed = state.moved(state.RUN, run.status, RunStatus.COMPLETED)
+        return replace(run, status=completed, stop_reason=stop_reason, completed_at=self.engine.clock())
 
     def _note_first_token(self, said: Answer) -> None:
         started = self.run.started_at
@@ -117,7 +135,7 @@ class Loop:
         return ModelRequest(
             system=system if self.run.request.override_system is None else self.run.request.override_system,
             history=turns([message for message in self.context if not self._is_compiled(message)]),
-            tools=[ToolDefinition(tool.name, tool.description, tool.parameters) for tool in self.tools.values()],
+            tools=[tool.definition() for tool in self.tools.values()],
             settings=self.run.request.settings,
         )
 
@@ -128,41 +146,42 @@ class Loop:
         tool = self.tools.get(tool_name)
         return ToolSource.BUILTIN if tool is None else tool.source
 
-    async def _run_tools(self, message: Message) -> None:
-        """Each call is stored as RUNNING before it runs, so that a crash can never lead to a second run of it."""
-        assert isinstance(message.body, ToolCallBody)
-        for call in message.body.tool_calls:
-            message = self._move(message, call, ToolCallState.RUNNING)
-        await self.pen.flush()
-        assert isinstance(message.body, ToolCallBody)
-        returns = [await self._answer(call) for call in message.body.tool_calls]
-        for call, returned in zip(message.body.tool_calls, returns, strict=True):
-            succeeded = returned.status is ToolReturnStatus.SUCCESS
-            message = self._move(message, call, ToolCallState.COMPLETED if succeeded else ToolCallState.FAILED)
-        self._return(message, returns)
+    async def _answer(self, message: Message) -> Message | None:
+        """The returns of the calls; the request that was written in their place when some of them wait for somebody."""
+        calls = self._calls(message)
+        await calls.answer()
+        if calls.waiting:
+            return self._ask(calls.message, calls.waiting)
+        self._return(calls.message)
+        return None
 
-    async def _answer(self, call: ToolCall) -> ToolReturn:
-        return await answer(call, self.tools.get(call.name))
+    def _calls(self, message: Message) -> Calls:
+        window = self.run.request.settings.context_window or self.engine.models.info(self.run.model).context_window
+        return Calls(self.engine, self.pen, self.run, agent_id=self.agent.id, tools=self.tools, message=message, window=window)
 
-    def _move(self, message: Message, call: ToolCall, new: ToolCallState) -> Message:
-        assert isinstance(message.body, ToolCallBody)
-        moved = replace(call, state=state.moved(state.TOOL_CALL, call.state, new))
-        calls = tuple(moved if other.id == call.id else other for other in message.body.tool_calls)
-        message = replace(message, body=ToolCallBody(tool_calls=calls))
-        self.pen.write(Call(message, moved, stored=True))
-        return message
+    def _ask(self, calls: Message, waiting: tuple[ToolCall, ...]) -> Message:
+        request = self._of_step(calls, MessageType.APPROVAL_REQUEST, ToolCallBody(tool_calls=waiting))
+        self.pen.write(Whole(request))
+        return request
 
-    def _return(self, calls: Message, returns: list[ToolReturn]) -> None:
+    def _return(self, calls: Message) -> None:
+        returns = tuple(call.returned for call in calls_of(calls) if call.returned is not None)
+        message = self._of_step(calls, MessageType.TOOL_RETURN, ToolReturnBody(tool_returns=returns))
+        self.pen.write(Return(message, calls))
+
+    def _of_step(self, calls: Message, kind: MessageType, body: MessageBody) -> Message:
+        """Of the same step as the calls, which may be an earlier run's, but this run's own."""
         message = replace(
             calls,
             id=new_id(Noun.MESSAGE),
-            type=MessageType.TOOL_RETURN,
+            type=kind,
             status=MessageStatus.COMPLETED,
-            body=ToolReturnBody(tool_returns=tuple(returns)),
+            body=body,
+            run_id=self.run.id,
             created_at=self.engine.clock(),
         )
         self.context.append(message)
-        self.pen.write(Whole(message))
+        return message
 
 
 def _failure(failed: Failed, run: Run) -> Ending:
@@ -185,5 +204,5 @@ async def load(engine: Engine, pen: Pen) -> Loop:
         context = await messages.context(connection, run.conversation_id)
         steps = await runs.steps_of(connection, [run.id])
     assert agent is not None, "agents are never removed while they have conversations"
-    tools = {tool.name: tool for given in agent.tools if (tool := engine.tools.get(given.name)) is not None}
+    tools = toolbox(engine.tools, agent.tools, run.request.client_tools)
     return Loop(engine, pen, run, agent, context, steps_done=len(steps), tools=tools)

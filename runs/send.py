@@ -5,6 +5,7 @@ from datetime import datetime
 
 from db import agents, conversations, messages, runs
 from db.heads import Head
+from runs.approvals import refuse_while_pending
 from runs.conversations import IdempotencyConflict
 from runs.engine import Engine
 from streams.log import Transaction
@@ -13,7 +14,9 @@ from vocabulary.events import ConversationChanged, MessageCompleted, MessageStar
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import ContentPart, InputRole, Message, MessageStatus, MessageType, SystemBody, TextPart, UserBody
 from vocabulary.model_settings import ModelSettings
-from vocabulary.runs import BusyPolicy, Run, RunKind, RunRequest, RunStatus, Usage
+from vocabulary.runs import BusyPolicy, ClientTool, Run, RunKind, RunRequest, RunStatus, Usage
+
+_WAIT_FOR_ANSWERS = frozenset({BusyPolicy.ENQUEUE, BusyPolicy.REJECT})
 
 
 class ConversationNotFound(Exception):
@@ -54,6 +57,7 @@ class Send:
     override_model: str | None = None
     override_model_settings: ModelSettings = field(default_factory=ModelSettings)
     override_system: str | None = None
+    client_tools: tuple[ClientTool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +73,15 @@ class Sent:
 async def send(engine: Engine, tenant: str, request: Send) -> Sent:
     """Durable when it returns. Idle: the messages enter history and the run is next. Busy: both wait in line, or the send is refused.
 
-    Raises ConversationNotFound, ModelNotFound, ConversationBusy, IdempotencyConflict.
+    Raises ConversationNotFound, ModelNotFound, ConversationBusy, PendingApproval, IdempotencyConflict.
     """
     async with engine.log.transaction() as transaction:
-        head, conversation, agent = await _locked(transaction, tenant, request.conversation_id)
+        head, conversation, agent = await locked(transaction, tenant, request.conversation_id)
         if request.idempotency_key and (known := await _sent_before(transaction, request)):
             return known
         model = engine.models.resolve(request.override_model or conversation.model or agent.model).handle
+        if request.when_busy in _WAIT_FOR_ANSWERS:
+            await refuse_while_pending(transaction.connection, conversation)
         busy_with = (await runs.live(transaction.connection, [conversation.id])).get(conversation.id)
         if busy_with and request.when_busy is BusyPolicy.REJECT:
             raise ConversationBusy(busy_with[0].id)
@@ -85,7 +91,8 @@ async def send(engine: Engine, tenant: str, request: Send) -> Sent:
         return Sent(run=run, messages=stored, applied_through_sequence=run.applied_through_sequence, deduplicated=False)
 
 
-async def _locked(transaction: Transaction, tenant: str, conversation_id: str) -> tuple[Head, Conversation, Agent]:
+async def locked(transaction: Transaction, tenant: str, conversation_id: str) -> tuple[Head, Conversation, Agent]:
+    """Raises ConversationNotFound."""
     head = await transaction.lock(conversation_id)
     found = await conversations.by_ids(transaction.connection, tenant, [conversation_id]) if head else []
     agent = await agents.get(transaction.connection, found[0].agent_id) if found else None
@@ -121,7 +128,12 @@ def _run(request: Send, conversation: Conversation, agent: Agent, model: str, no
         stop_reason=None,
         error=None,
         model=model,
-        request=RunRequest(max_steps=request.max_steps, settings=settings, override_system=request.override_system),
+        request=RunRequest(
+            max_steps=request.max_steps,
+            settings=settings,
+            override_system=request.override_system,
+            client_tools=request.client_tools,
+        ),
         usage=Usage(),
         group_id=request.group_id,
         idempotency_key=request.idempotency_key,

@@ -12,7 +12,7 @@ from db import tables
 from db.engine import Database
 from llm.model import ModelRequest, ToolCallTurn, ToolReturnTurn, UserTurn
 from runs.advance import advance
-from runs.tools import Arguments, ServerTool
+from runs.tools import Arguments, ServerTool, ToolContext
 from runs.worker import WorkerLimits
 from tests.rig import Rig, rig
 from tests.runs.doubt import Forgetful, Mortal
@@ -187,7 +187,7 @@ class Hammer:
         self.done = asyncio.Event()
 
     def tool(self) -> ServerTool:
-        async def run(_arguments: Arguments) -> str:
+        async def run(_arguments: Arguments, _context: ToolContext) -> str:
             self.blows += 1
             self.struck.set()
             await self.done.wait()
