@@ -102,9 +102,12 @@ def worker_limits_of(settings: Settings) -> WorkerLimits:
             concurrency=settings.worker_concurrency,
             lease_s=settings.lease_s,
             delta_retention_s=settings.delta_retention_s,
+            approval_expiry_s=settings.approval_expiry_s,
             hand_over_s=5.0,
         )
-    return WorkerLimits(sole=True, reconcile_s=5.0, delta_retention_s=settings.delta_retention_s)
+    return WorkerLimits(
+        sole=True, reconcile_s=5.0, delta_retention_s=settings.delta_retention_s, approval_expiry_s=settings.approval_expiry_s
+    )
 
 
 def log_to_stderr(level: str) -> None:

@@ -5,7 +5,7 @@ decision only changes the calls; who runs what was approved, and when the return
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from db import conversations, messages
 from db.engine import Connection
@@ -53,6 +53,7 @@ class Approve:
     """The server runs it."""
 
     reason: str | None = None
+    approved: bool = field(default=True, init=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Deny:
     """Nobody runs it, and the model is told so."""
 
     reason: str | None = None
+    approved: bool = field(default=False, init=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import structlog
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import (
+    SchemaError,
     ValidationError,
     best_match,  # pyright: ignore[reportUnknownVariableType]
 )
@@ -114,6 +115,17 @@ def complaint(parameters: dict[str, Any], arguments: object) -> str | None:
     where = error.json_path.removeprefix("$").removeprefix(".")
     told = f"The arguments are not what the tool takes: {f'{where}: ' if where else ''}{error.message}"
     return told if len(told) <= _LONGEST_COMPLAINT else f"{told[:_LONGEST_COMPLAINT]} …"
+
+
+def flaw(parameters: object) -> str | None:
+    """Why this is no JSON schema of a tool's arguments; None: it is."""
+    if not isinstance(parameters, dict) or cast(Arguments, parameters).get("type") != "object":
+        return 'must be a JSON schema with "type": "object"'
+    try:
+        Draft202012Validator.check_schema(cast(Arguments, parameters))
+    except SchemaError as error:
+        return f"must be a JSON schema; {error.json_path}: {error.message}"[:_LONGEST_COMPLAINT]
+    return None
 
 
 def _worst(parameters: dict[str, Any], arguments: Arguments) -> ValidationError | None:

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 import orjson
 
 from runs.conversations import NewConversation
+from runs.respond import Respond
 from runs.send import Send
 
-Request = TypeVar("Request", NewConversation, Send)
+Request = TypeVar("Request", NewConversation, Send, Respond)
 
 
 def hashed(request: Request) -> Request:
