@@ -20,7 +20,7 @@ from runs.tools import Arguments, ServerTool, ToolContext
 from runs.worker import WorkerLimits
 from tests.rig import TENANT, Rig, rig, utc_now
 from tests.runs.doubt import Forgetful, Mortal
-from tests.runs.logs import checked, only, rows, statuses, until
+from tests.runs.logs import checked, only, rows, until
 from tests.runs.scripted import Cue, Models, Scripted, call, finished
 from vocabulary.conversations import AgentTool, Conversation, ConversationStatus
 from vocabulary.events import Payload, RunChanged
@@ -153,9 +153,8 @@ async def test_what_waits_in_line_starts_after_the_run_that_goes_on(database: Da
         done = await _respond(parley, waiting, Approve())
         assert (await parley.ended(second.run)).status is RunStatus.COMPLETED
         events = await checked(parley, conversation.id)
-        order = list(
-            dict.fromkeys(event.run_id for event in events if event.run_id and statuses([event], event.run_id) == [RunStatus.RUNNING])
-        )
+        started = [event.run_id for event in events if isinstance(event.payload, RunChanged) and event.payload.status is RunStatus.RUNNING]
+        order = list(dict.fromkeys(started))
         assert order == [first.run.id, done.run.id, second.run.id]
         assert all(_is_paired(asked) for asked in model.requests)
 
