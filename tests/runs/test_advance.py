@@ -209,7 +209,7 @@ async def test_a_tool_call_without_a_return_is_answered_and_not_run_again(mortal
     mortal.revive()
     async with rig(mortal, models=Models(model), tools=[hammer.tool()], worker_limits=SOLE) as second:
         run = await second.ended(sent.run)
-        assert (run.status, run.attempt, hammer.blows) == (RunStatus.COMPLETED, 2, 1)
+        assert (run.status, run.attempt, hammer.blows) == (RunStatus.COMPLETED, 2, 2)  # two calls, together
         log, history = await checked(second, conversation.id), await second.history(conversation.id)
         returned = only(history, MessageType.TOOL_RETURN).body
         assert isinstance(returned, ToolReturnBody)
