@@ -5,7 +5,8 @@ from datetime import datetime
 
 from db import conversations, messages, runs
 from db.heads import Head
-from runs.approvals import Approve, Decision, Deny, Pending, Result, decide, pending_of
+from llm.registry import ModelNotFound
+from runs.approvals import Approve, Decision, Deny, Pending, Result, decide, deny_pending, pending_of
 from runs.calls import most_characters
 from runs.conversations import IdempotencyConflict
 from runs.engine import Engine
@@ -88,13 +89,22 @@ async def respond(engine: Engine, tenant: str, request: Respond) -> Responded:
 
 
 async def expire(engine: Engine, conversation_id: str, *, before: datetime) -> None:
-    """Denies what has waited since before then, and lets a run tell the model so. Does nothing when somebody has answered meanwhile."""
+    """Denies what has waited since before then, and lets a run tell the model so, unless its model is no longer there.
+
+    Does nothing when somebody has answered meanwhile.
+    """
     async with engine.log.transaction() as transaction:
         head = await transaction.lock(conversation_id)
         conversation = (await conversations.read(transaction.connection, [conversation_id])).get(conversation_id)
         pending = await pending_of(transaction.connection, conversation) if conversation else None
-        if head is not None and pending is not None and pending.request.created_at < before:
+        if head is None or conversation is None or pending is None or pending.request.created_at >= before:
+            return
+        try:
             await _go_on(engine, transaction, head, pending, {call.id: Deny(_EXPIRED) for call in pending.waiting})
+        except ModelNotFound:
+            await deny_pending(transaction, head, conversation, _EXPIRED)
+            await announce_conversation(transaction, head, head.take_sequence(), {"updated_at": transaction.now})
+            await engine.dispatcher.defer(transaction, conversation_id)
 
 
 async def _responded_before(transaction: Transaction, request: Respond) -> Responded | None:
@@ -136,7 +146,10 @@ async def _go_on(
     *,
     request: Respond | None = None,
 ) -> Responded:
-    """The numbers of an answer: one per call, then the response's, then the run's, then the conversation's."""
+    """The numbers of an answer: one per call, then the response's, then the run's, then the conversation's.
+
+    Raises ModelNotFound before anything is written.
+    """
     asking = await runs.get(transaction.connection, pending.request.run_id or "")
     assert asking is not None, "runs are never removed while their messages are there"
     engine.models.resolve(asking.model)

@@ -112,7 +112,8 @@ async def test_what_does_not_answer_is_refused_and_changes_nothing(client: Clien
     calls = await _asked(client, id_, "current_time", "camera", clientTools=[CAMERA])
     before = await client.ask(STATE, id=id_)
     time, camera = calls
-    approve, result = {"approve": {}}, {"result": {"output": "x"}}
+    approve: dict[str, Any] = {"approve": {}}
+    result = {"result": {"output": "x"}}
     bad = "BAD_USER_INPUT"
     for given, extensions in [
         (_answers(id_, (time, approve)), {"code": "TOOL_CALL_MISMATCH", "missingToolCallIds": [camera], "unknownToolCallIds": []}),

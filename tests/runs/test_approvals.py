@@ -11,8 +11,10 @@ import pytest
 from db import conversations
 from db.engine import Database
 from llm.model import ModelRequest, ToolCallTurn, ToolReturnTurn
+from llm.registry import ModelNotFound
 from runs.agents import NewAgent, create_agent
 from runs.approvals import Approve, Decision, Deny, PendingApproval, Result, deny_pending
+from runs.close import Ending, close_run
 from runs.conversations import IdempotencyConflict, NewConversation, create_conversation
 from runs.respond import Answer, NoPendingToolCalls, Respond, Responded, ToolCallMismatch, WrongDecision, expire, respond
 from runs.send import ConversationNotFound, announce_conversation
@@ -357,6 +359,32 @@ async def test_what_has_not_waited_long_enough_or_was_answered_does_not_expire(p
     before = await rows(parley.database)
     await expire(parley.engine, conversation.id, before=utc_now())
     assert await rows(parley.database) == before
+
+
+async def test_calls_expire_also_when_their_model_is_no_longer_there(database: Database, bench: Bench) -> None:
+    async with rig(database, models=Models(Scripted(_calls("saw"))), tools=bench.tools()) as first:
+        conversation = await _asked(first)
+    async with rig(database, tools=bench.tools()) as second:
+        with pytest.raises(ModelNotFound):
+            await _respond(second, conversation, Approve())
+        await expire(second.engine, conversation.id, before=utc_now())
+        assert (await second.read(conversation.id)).status is ConversationStatus.IDLE
+        assert [status for _, status, _ in await _returned(second, conversation)] == [ToolReturnStatus.ERROR]
+        await checked(second, conversation.id)
+
+
+async def test_a_run_that_is_closed_before_it_could_go_on_leaves_no_call_without_a_return(parley: Rig, bench: Bench) -> None:
+    conversation = await _asked(parley)
+    forgetful = replace(parley, engine=replace(parley.engine, dispatcher=Forgetful()))
+    run = (await _respond(forgetful, conversation, Approve())).run
+    async with parley.engine.log.transaction() as transaction:
+        head = await transaction.lock(conversation.id)
+        assert head is not None
+        ending = Ending(status=RunStatus.CANCELLED, stop_reason=StopReason.CANCELLED)
+        await close_run(parley.engine, transaction, head, run, ending)
+    assert await _returned(parley, conversation) == [("saw", ToolReturnStatus.ERROR, "The tool was not run.")]
+    assert bench.used == []
+    await checked(parley, conversation.id)
 
 
 # ---- restarts and crashes
