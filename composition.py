@@ -14,8 +14,11 @@ from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
 from llm.endpoints import CompatibleServer, ServedModel, Timeouts
 from llm.registry import ModelNotFound, ModelRegistry
 from runs.backoff import RetryLimits
+from runs.builtin.clock import current_time
+from runs.builtin.memory import memory_tools
+from runs.builtin.search import conversation_search
 from runs.engine import Dispatcher, Engine
-from runs.tools import ToolRegistry, current_time
+from runs.tools import ToolRegistry
 from runs.worker import WorkerLimits
 from settings import Settings, SettingsError
 from streams.bus import Bus, MemoryBus
@@ -103,7 +106,7 @@ def engine_of(  # one argument for each part that is swapped between deployments
         log=Log(database, bus, utc_now, metrics),
         dispatcher=dispatcher,
         models=models,
-        tools=ToolRegistry([current_time(utc_now)]),
+        tools=ToolRegistry([current_time(utc_now), conversation_search(), *memory_tools()]),
         clock=utc_now,
         default_model=settings.default_model,
         max_attempts=settings.max_attempts,
@@ -120,9 +123,12 @@ def worker_limits_of(settings: Settings) -> WorkerLimits:
             concurrency=settings.worker_concurrency,
             lease_s=settings.lease_s,
             delta_retention_s=settings.delta_retention_s,
+            approval_expiry_s=settings.approval_expiry_s,
             hand_over_s=5.0,
         )
-    return WorkerLimits(sole=True, reconcile_s=5.0, delta_retention_s=settings.delta_retention_s)
+    return WorkerLimits(
+        sole=True, reconcile_s=5.0, delta_retention_s=settings.delta_retention_s, approval_expiry_s=settings.approval_expiry_s
+    )
 
 
 def log_to_stderr(level: str) -> None:

@@ -120,6 +120,9 @@ class Settings(_Frozen):
     lease_s: float = Field(15, ge=1, le=3600, description="seconds from 1 to 3600")
     max_attempts: int = Field(3, ge=1, description="a whole number, 1 or more")
     delta_retention_s: float = Field(3600, ge=0, le=31_536_000, description="seconds from 0 to 31536000 (a year)")
+    approval_expiry_s: float | None = Field(
+        None, ge=1, le=31_536_000, description="seconds from 1 to 31536000 (a year), nothing to wait for approvals for ever"
+    )
     max_replay: int = Field(10_000, ge=1, description="a whole number, 1 or more")
     max_page_size: int = Field(200, ge=1, description="a whole number, 1 or more")
     metrics_host: str = Field("127.0.0.1", description="a name or address for a worker's metrics to listen on")

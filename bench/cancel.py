@@ -19,7 +19,7 @@ from db.migrate import upgrade
 from llm.endpoints import CompatibleServer
 from llm.registry import ModelRegistry
 from runs.cancel import cancel_run
-from runs.tools import Arguments, ServerTool
+from runs.tools import Arguments, ServerTool, ToolContext
 from streams.redis_bus import RedisBus
 from tests.provider import Answer, Call, Delivery, Provider
 from tests.rig import TENANT, Rig, rig
@@ -34,7 +34,7 @@ TIMES = 50
 Sign = Callable[[Payload | None], bool]
 
 
-async def _never(_: Arguments) -> str:
+async def _never(_arguments: Arguments, _context: ToolContext) -> str:
     await asyncio.Event().wait()
     return ""
 

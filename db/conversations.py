@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Exists, Row, Select, case, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Exists, Row, Select, bindparam, case, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_page, fetch_pages
-from db.tables import agents, conversations, heads, runs
+from db.tables import agents, conversations, heads, messages, runs
 from vocabulary.conversations import Conversation, ConversationOrderField, ConversationStatus
 from vocabulary.lists import ListVersion
 from vocabulary.model_settings import ModelSettings
-from vocabulary.runs import LIVE_STATUSES
+from vocabulary.runs import LIVE_STATUSES, RunKind, RunStatus
 from vocabulary.text import folded
 
 _ESCAPE = "\\"
@@ -37,8 +37,17 @@ class Stored:
     body_hash: str
 
 
-_live = exists().where(runs.c.conversation_id == conversations.c.id, runs.c.status.in_(LIVE_STATUSES)).correlate(conversations)
-_status = case((_live, ConversationStatus.RUNNING.value), else_=ConversationStatus.IDLE.value).label("status")
+MAY_RUN: ColumnElement[bool] = or_(
+    conversations.c.pending_message_id.is_(None), runs.c.status == RunStatus.RUNNING.value, runs.c.kind == RunKind.COMPACTION.value
+)
+"""Of a live run: whether it goes on or can be started. While calls wait, the queue does."""
+
+_live = exists().where(runs.c.conversation_id == conversations.c.id, runs.c.status.in_(LIVE_STATUSES), MAY_RUN).correlate(conversations)
+_status = case(
+    (_live, ConversationStatus.RUNNING.value),
+    (conversations.c.pending_message_id.is_not(None), ConversationStatus.AWAITING_INPUT.value),
+    else_=ConversationStatus.IDLE.value,
+).label("status")
 
 COLUMNS: tuple[ColumnElement[Any], ...] = (
     *(column for column in conversations.c if column.name != "summary_folded"),
@@ -99,6 +108,27 @@ def _folded(summary: str | None) -> str | None:
 async def mark_deleted(connection: AsyncConnection, conversation_id: str, *, now: datetime) -> None:
     """Hides it from everybody. The caller holds its head."""
     await connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(deleted_at=now, updated_at=now))
+
+
+async def wait_for(connection: AsyncConnection, pending: Mapping[str, str | None]) -> None:
+    """By conversation the request that it waits for from now on; None: it waits no longer."""
+    if pending:
+        await connection.execute(_WAIT_FOR, [{"id_": id_, "request": request} for id_, request in pending.items()])
+
+
+_WAIT_FOR = update(conversations).where(conversations.c.id == bindparam("id_")).values(pending_message_id=bindparam("request"))
+
+
+async def waiting_since(connection: AsyncConnection, *, before: datetime, limit: int) -> list[str]:
+    """Conversations whose calls have waited since before then, the longest first."""
+    query = (
+        select(conversations.c.id)
+        .join(messages, messages.c.id == conversations.c.pending_message_id)
+        .where(conversations.c.pending_message_id.is_not(None), conversations.c.deleted_at.is_(None), messages.c.created_at < before)
+        .order_by(messages.c.created_at)
+        .limit(limit)
+    )
+    return list((await connection.execute(query)).scalars())
 
 
 async def read(connection: AsyncConnection, ids: Iterable[str]) -> dict[str, Conversation]:
@@ -197,6 +227,7 @@ def conversation_of(row: Row[Any]) -> Conversation:
         last_run_completed_at=row.last_run_completed_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        pending_message_id=row.pending_message_id,
     )
 
 

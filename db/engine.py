@@ -85,8 +85,19 @@ class PostgresLimits:
         return {"server_settings": self.server_settings(), "timeout": self.connect_s, "command_timeout": command_s}
 
 
+def _lower(value: object) -> str | None:
+    return None if value is None else str(value).lower()
+
+
 class _SQLiteConnection(sqlite3.Connection):
-    """Closing rolls back. SQLite itself would keep the transaction, and so its lock, for as long as a cursor lives in some traceback."""
+    """Closing rolls back. SQLite itself would keep the transaction, and so its lock, for as long as a cursor lives in some traceback.
+
+    Its own lower() knows no letters but ASCII's; a search that is blind to case needs them all, as on PostgreSQL.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.create_function("lower", 1, _lower, deterministic=True)
 
     def close(self) -> None:
         if self.in_transaction:

@@ -1,7 +1,7 @@
 """Messages. The row of one in progress holds no text: its text *is* its deltas, read with the row in one statement."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from db.tables import conversations, events, messages
 from db.trail import TRAIL_KINDS, grown
 from vocabulary.conversations import Conversation
 from vocabulary.events import EventKind
-from vocabulary.messages import Message, MessageStatus, MessageType
+from vocabulary.messages import Message, MessageStatus, MessageType, ToolCallBody
 
 BY_ORDINAL = KeysetOrder((KeyColumn(messages.c.ordinal),))
 BY_START = KeysetOrder((KeyColumn(messages.c.started_sequence),))
@@ -35,6 +35,18 @@ _trail = (
     .correlate(messages)
     .scalar_subquery()
 )
+_all_calls = messages.alias("all_calls")
+_calls = (
+    select(_all_calls.c.body)
+    .where(
+        _all_calls.c.run_id == messages.c.run_id,
+        _all_calls.c.step_id == messages.c.step_id,
+        _all_calls.c.conversation_id == messages.c.conversation_id,
+        _all_calls.c.type == MessageType.TOOL_CALL.value,
+    )
+    .correlate(messages)
+    .scalar_subquery()
+)
 IN_CONTEXT: ColumnElement[bool] = or_(
     messages.c.id == conversations.c.system_message_id,
     messages.c.id == conversations.c.summary_message_id,
@@ -44,6 +56,7 @@ COLUMNS: tuple[ColumnElement[Any], ...] = (
     *(column for column in messages.c if column.name not in ("prunable_since", "started_sequence")),
     func.coalesce(IN_CONTEXT, False).label("in_context"),
     case((messages.c.status == _OPEN, _trail)).label("trail"),
+    case((messages.c.type == MessageType.APPROVAL_REQUEST.value, _calls)).label("calls"),
 )
 _joined = messages.join(conversations, conversations.c.id == messages.c.conversation_id)
 
@@ -113,6 +126,20 @@ async def run_counts(connection: AsyncConnection, run_ids: Iterable[str]) -> dic
     return {row[0]: row[1] for row in await connection.execute(query)}
 
 
+async def get(connection: AsyncConnection, message_id: str) -> Message | None:
+    """Whoever's it is: for the engine, which follows ids of its own."""
+    row = (await connection.execute(select(*COLUMNS).select_from(_joined).where(messages.c.id == message_id))).one_or_none()
+    return None if row is None else message_of(row)
+
+
+async def calls_of_step(connection: AsyncConnection, run_id: str | None, step_id: str | None) -> Message | None:
+    """The message of all its calls."""
+    step = (messages.c.run_id == run_id) & (messages.c.step_id == step_id)
+    query = select(*COLUMNS).select_from(_joined).where(step, messages.c.type == MessageType.TOOL_CALL.value)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else message_of(row)
+
+
 async def of_run(connection: AsyncConnection, run_id: str) -> list[Message]:
     return (await of_runs(connection, [run_id]))[run_id]
 
@@ -144,6 +171,25 @@ async def context_characters(connection: AsyncConnection, conversation_id: str, 
     parts = [select(length).select_from(_joined).where(conversations.c.id == conversation_id, part) for part in (in_tail, at_top)]
     lengths = union_all(*parts).subquery()
     return (await connection.execute(select(func.coalesce(func.sum(lengths.c.length), 0)))).scalar_one()
+
+
+async def search(connection: AsyncConnection, conversation_id: str, text: str, *, but_of_run: str, limit: int) -> list[Message]:
+    """What was said that holds this text, literally but for case, newest first."""
+    query = (
+        select(*COLUMNS)
+        .select_from(_joined)
+        .where(
+            messages.c.conversation_id == conversation_id,
+            messages.c.ordinal.is_not(None),
+            messages.c.type.in_([kind.value for kind in _SAID]),
+            messages.c.text.icontains(text, autoescape=True),
+            messages.c.run_id.is_distinct_from(but_of_run),
+        )
+    )
+    return [message_of(row) for row in await connection.execute(query.order_by(messages.c.ordinal.desc()).limit(limit))]
+
+
+_SAID = (MessageType.USER, MessageType.ASSISTANT, MessageType.SUMMARY)
 
 
 async def take_prunable(connection: AsyncConnection, *, before: datetime, limit: int) -> list[Prunable]:
@@ -235,4 +281,15 @@ def message_of(row: Row[Any]) -> Message:
         sequence=row.sequence,
         created_at=row.created_at,
     )
+    if row.calls is not None:
+        message = _as_now(message, row.calls)
     return grown(message, row.trail) if row.trail else message
+
+
+def _as_now(request: Message, stored: Any) -> Message:
+    """What has become of the calls that were waited for is told by the message of all calls of their step."""
+    _, everything = codec.message_type_and_body(MessageType.TOOL_CALL, stored)
+    if not (isinstance(request.body, ToolCallBody) and isinstance(everything, ToolCallBody)):
+        return request
+    waiting = {call.id for call in request.body.tool_calls}
+    return replace(request, body=ToolCallBody(tool_calls=tuple(call for call in everything.tool_calls if call.id in waiting)))

@@ -8,10 +8,10 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, func, insert, sele
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
-from db.conversations import is_visible
+from db.conversations import MAY_RUN, is_visible
 from db.dialect import now
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
-from db.tables import runs, steps, workers
+from db.tables import conversations, runs, steps, workers
 from vocabulary.runs import LIVE_STATUSES, Run, RunKind, RunStatus, Step, StopReason
 
 OLDEST_FIRST = KeysetOrder((KeyColumn(runs.c.created_sequence),))
@@ -79,7 +79,8 @@ def _unattended(limit: int) -> Select[Any, Any, Any]:
     in_line = (waits, runs.c.goes_first.desc(), runs.c.created_sequence)
     place = func.row_number().over(partition_by=runs.c.conversation_id, order_by=in_line).label("place")
     query = select(runs.c.conversation_id, runs.c.id, runs.c.worker_id, runs.c.created_at, waits, place)
-    line = query.where(_live, runs.c.conversation_id.not_in(running)).subquery()
+    query = query.join(conversations, conversations.c.id == runs.c.conversation_id)
+    line = query.where(_live, MAY_RUN, runs.c.conversation_id.not_in(running)).subquery()
     first = select(line.c.conversation_id, line.c.id, line.c.worker_id).where(line.c.place == 1)
     return first.order_by(line.c.waits, line.c.created_at).limit(limit)
 

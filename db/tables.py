@@ -70,10 +70,12 @@ conversations = Table(
     Column("summary_folded", Text),
     Column("forking_since", Timestamp),
     Index("ix_conversations_forking", "forking_since", **_only("forking_since IS NOT NULL")),
+    Column("pending_message_id", Identifier),
     Index("ix_conversations_tenant_created", "tenant", "created_at", "id"),
     Index("ix_conversations_agent_created", "agent_id", "created_at", "id"),
     Index("ix_conversations_tenant_updated", "tenant", "updated_at"),
     Index("uq_conversations_idempotency", "idempotency_scope", "idempotency_key", unique=True),
+    Index("ix_conversations_pending", "pending_message_id", **_only("pending_message_id IS NOT NULL")),
 )
 
 for _column, _name in ((conversations.c.last_message_at, "last_message"), (conversations.c.last_run_completed_at, "last_run")):

@@ -5,6 +5,7 @@ Its answer quotes the user's last message, word by word, and is the same every t
     /think             a short reasoning part comes first
     /tool NAME {json}  the tool NAME is called with these arguments (none: `{}`; what is not valid JSON is sent as it is, to
                        the end of the line); several of them are parallel calls. The next answer quotes what they returned.
+                       A tool that needs an approval, or that the client runs itself, makes the conversation wait for it.
 
 Usage counts words: those of the request, and those written. `max_output_tokens` cuts the text after that many words.
 """

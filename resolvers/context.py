@@ -34,12 +34,13 @@ from schema.nodes import Node
 from schema.runs import Run, RunConnection, RunRelations, Step
 from schema.server import Viewer
 from schema.stream import ConversationEventPage
-from schema.tools import Tool
+from schema.tools import Tool, ToolCall
 from streams.feed import Feed
 from streams.reader import Reader
 from vocabulary.conversations import AgentTool
 from vocabulary.events import DeltaMode, Event, Item
 from vocabulary.ids import Noun, noun_of
+from vocabulary.messages import AWAITING, ToolCallBody
 from vocabulary.runs import RunStatus
 
 _NEWEST_FIRST = conversation_rows.order_by(conversation_rows.ConversationOrderField.CREATED_AT, descending=True)
@@ -190,6 +191,11 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
     async def active_run_of(self, conversation: Conversation) -> Run | None:
         live = await self.loaders.live_runs.load(Of(conversation.id, None, conversation.head_sequence))
         return presenters.run(live[0]) if live else None
+
+    async def waiting_calls_of(self, request_id: str) -> list[ToolCall]:
+        row = await self.loaders.messages.load(request_id)
+        calls = row.body.tool_calls if row is not None and isinstance(row.body, ToolCallBody) else ()
+        return [presenters.tool_call(call) for call in calls if call.state in AWAITING]
 
     async def events_of(
         self, conversation_id: str, *, after: int | None, first: int | None, deltas: DeltaMode | None

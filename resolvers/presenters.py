@@ -152,6 +152,7 @@ def conversation(row: rows.Conversation) -> conversation_types.Conversation:
         updated_at=row.updated_at,
         agent_id=row.agent_id,
         forked_from_id=row.forked_from_id,
+        pending_message_id=row.pending_message_id,
     )
 
 

@@ -18,10 +18,12 @@ from resolvers.connections import InvalidCursor
 from resolvers.context import NotFound
 from resolvers.viewer import UnusableName
 from runs.agents import UnknownTool
+from runs.approvals import PendingApproval
 from runs.blocks import BlockNotFound
 from runs.cancel import NoActiveRuns, RunNotFound
 from runs.conversations import AgentNotFound, ConversationNotFound, IdempotencyConflict, UnknownBlock
 from runs.fork import MessageNotFound, MessageUnfinished
+from runs.respond import NoPendingToolCalls, ToolCallMismatch, WrongDecision
 from runs.send import ConversationBusy
 from streams.hub import NoSuchConversation
 
@@ -65,6 +67,14 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("CONVERSATION_BUSY", {"runId": run_id})
         case NoActiveRuns():
             return Refusal("NO_ACTIVE_RUNS")
+        case PendingApproval(tool_call_ids=ids):
+            return Refusal("PENDING_APPROVAL", {"toolCallIds": list(ids)})
+        case NoPendingToolCalls():
+            return Refusal("NO_PENDING_TOOL_CALLS")
+        case ToolCallMismatch(missing=missing, unknown=unknown):
+            return Refusal("TOOL_CALL_MISMATCH", {"missingToolCallIds": list(missing), "unknownToolCallIds": list(unknown)})
+        case WrongDecision(place=place, decision=decision):
+            return Refusal("BAD_USER_INPUT", {"argument": f"input.responses[{place}].decision.{decision}"})
         case IdempotencyConflict(key=key):
             return Refusal("IDEMPOTENCY_CONFLICT", {"idempotencyKey": key})
         case UnusableName(key=key):

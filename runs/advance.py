@@ -1,9 +1,9 @@
 """Advancing a conversation: who runs next, decided under the head's lock. The run rows are the truth; asking twice is harmless."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from db import messages, runs, workers
+from db import conversations, messages, runs, workers
 from db.heads import Head
 from db.workers import LeaseState
 from runs import state
@@ -13,7 +13,7 @@ from runs.measured import note_start, note_takeover
 from streams.log import Transaction
 from vocabulary.events import MessageCompleted, RunChanged
 from vocabulary.messages import Message, MessageStatus
-from vocabulary.runs import Run, RunError, RunErrorType, RunStatus, StopReason
+from vocabulary.runs import Run, RunError, RunErrorType, RunKind, RunStatus, StopReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +35,23 @@ async def advance(engine: Engine, worker_id: str, conversation_id: str, *, lost:
         if head is None:
             return None
         waiting = (await runs.live(transaction.connection, [conversation_id])).get(conversation_id)
-        if not waiting:
+        run = await _next(transaction, conversation_id, waiting or [])
+        if run is None:
             return None
-        run = waiting[0]
         if run.status is RunStatus.QUEUED:
             return await _start(engine, transaction, head, run, worker_id)
         if run.worker_id is None or (run.worker_id != worker_id and await _is_gone(transaction, run.worker_id, lost)):
             return await _take_over(engine, transaction, head, run, worker_id)
         return None
+
+
+async def _next(transaction: Transaction, conversation_id: str, waiting: Sequence[Run]) -> Run | None:
+    """Of the running run and the queue behind it. While calls wait for an answer the queue does, but for a compaction."""
+    if waiting and waiting[0].status is RunStatus.QUEUED:
+        found = await conversations.read(transaction.connection, [conversation_id])
+        if conversation_id in found and found[conversation_id].pending_message_id is not None:
+            return next((run for run in waiting if run.kind is RunKind.COMPACTION), None)
+    return waiting[0] if waiting else None
 
 
 async def _is_gone(transaction: Transaction, worker_id: str, lost: str | None) -> bool:

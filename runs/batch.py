@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from db.events import Probe
 from db.heads import Claim, Granted, Grants
 from runs.pen import Pen
-from runs.writes import EndStep, Write, ordinals
+from runs.writes import Write, ends, ordinals
 from streams.log import Transaction
 
 
@@ -25,7 +25,7 @@ class Part:
 
     @property
     def ends(self) -> bool:
-        return isinstance(last := self.writes[-1], EndStep) and last.run.ended
+        return ends(self.writes[-1])
 
     def claim(self) -> Claim:
         """A part that ends its run takes one number more, for the conversation."""

@@ -10,13 +10,15 @@ import structlog
 
 from db import conversations, runs
 from db.engine import DatabaseError, is_refusal
+from runs.approvals import deny_pending
 from runs.close import cancelled, close_runs
+from runs.conversations import announce_conversation, locked
 from runs.engine import Engine
-from runs.send import ConversationNotFound
 from vocabulary.runs import CancelOutcome, Run
 
 log = structlog.get_logger()
 
+_CANCELLED = "The conversation was cancelled."
 _NOT_DONE = (*DatabaseError, ValueError, TypeError)  # the latter two: what is stored cannot be read, or has no UTF-8
 
 
@@ -70,7 +72,8 @@ async def _cancel_run(engine: Engine, tenant: str, run_id: str) -> Cancelled:
 
 
 async def cancel_conversation(engine: Engine, tenant: str, conversation_id: str) -> list[Cancelled]:
-    """The active run and all that wait, in the order in which they would have run; at once, unless one of them cannot be.
+    """The active run and all that wait, in the order in which they would have run; at once, unless one of them cannot be. Tool calls that
+    wait for somebody are denied; with nothing else to cancel the answer is empty.
 
     Raises ConversationNotFound, NoActiveRuns.
     """
@@ -86,11 +89,13 @@ async def cancel_conversation(engine: Engine, tenant: str, conversation_id: str)
 
 async def _cancel_conversation(engine: Engine, tenant: str, conversation_id: str) -> list[Cancelled]:
     async with engine.log.transaction() as transaction:
-        head = await transaction.lock(conversation_id)
-        if head is None or not await conversations.by_ids(transaction.connection, tenant, [conversation_id]):
-            raise ConversationNotFound(conversation_id)
-        live = (await runs.live(transaction.connection, [conversation_id])).get(conversation_id)
-        if not live:
+        head, conversation = await locked(transaction, tenant, conversation_id)
+        live = (await runs.live(transaction.connection, [conversation_id])).get(conversation_id, [])
+        if not live and conversation.pending_message_id is None:
             raise NoActiveRuns(conversation_id)
+        await deny_pending(transaction, head, conversation, _CANCELLED)
+        if not live:
+            await announce_conversation(transaction, head, head.take_sequence(), {"updated_at": transaction.now})
+            return []
         ended = await close_runs(engine, transaction, head, live, cancelled())
         return [Cancelled(run, CancelOutcome.CANCELLED) for run in ended]

@@ -15,10 +15,10 @@ from runs import state
 from runs.conversations import announce_conversation
 from runs.engine import Engine
 from runs.measured import note_end
+from runs.records import calls_of, change_calls, write_message, write_returns
 from runs.tools import error_return
 from streams.log import Transaction
 from vocabulary.events import MessageChanged, MessageCompleted, RunChanged, ToolCallChanged
-from vocabulary.ids import Noun, new_id
 from vocabulary.messages import (
     ErrorBody,
     Message,
@@ -35,7 +35,6 @@ from vocabulary.runs import Run, RunError, RunStatus, Step, StopReason, Usage
 _CHARACTERS_PER_TOKEN = 4  # of English prose, in every common vocabulary
 _NEVER_RUN = "The tool was not run."
 _OUTCOME_UNKNOWN = "The tool was started, but its outcome is unknown."
-_UNANSWERED = frozenset({ToolCallState.STREAMING, ToolCallState.PENDING, ToolCallState.RUNNING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +175,7 @@ async def _close(transaction: Transaction, head: Head, run: Run, written: Sequen
         if message.type is MessageType.TOOL_CALL and message.status is MessageStatus.COMPLETED:
             called.add(message.step_id)
             await _answer_calls(transaction, head, run, message, answered)
+    await _close_what_waited(transaction, head, run, answered, goes_on=abandoned)
     return called
 
 
@@ -202,30 +202,30 @@ async def _interrupt(transaction: Transaction, head: Head, message: Message, *, 
     transaction.append(head, closed.sequence, MessageCompleted(closed), run_id=message.run_id)
 
 
+async def _close_what_waited(transaction: Transaction, head: Head, run: Run, answered: set[str], *, goes_on: bool) -> None:
+    """The calls of an earlier run that this one was to go on with. Whoever takes it over runs those that were not begun."""
+    message = None if run.request.answers is None else await messages.get(transaction.connection, run.request.answers)
+    if message is None:
+        return
+    if goes_on:
+        begun = [call for call in calls_of(message) if call.state is ToolCallState.RUNNING]
+        await change_calls(transaction, head, message, [_cut(call) for call in begun], told_by=run.id)
+    else:
+        await _answer_calls(transaction, head, run, message, answered)
+
+
 async def _answer_calls(transaction: Transaction, head: Head, run: Run, message: Message, answered: set[str]) -> None:
     """A call that may have run is never run again behind the model's back: it is told that the outcome is unknown."""
-    assert isinstance(message.body, ToolCallBody)
-    missing = [call for call in message.body.tool_calls if call.id not in answered]
-    if not missing:
+    if all(call.id in answered for call in calls_of(message)):
         return
-    for call in missing:
-        if call.state in _UNANSWERED:
-            message = await _change_call(
-                transaction, head, message, state.moved(state.TOOL_CALL, call.state, ToolCallState.INTERRUPTED), call
-            )
-    returns = tuple(error_return(call, _OUTCOME_UNKNOWN if call.state is ToolCallState.RUNNING else _NEVER_RUN) for call in missing)
-    body = ToolReturnBody(tool_returns=returns)
-    await _write(transaction, head, run, MessageType.TOOL_RETURN, body, step_id=message.step_id, in_tail=True)
+    cut = [_cut(call) for call in calls_of(message) if call.returned is None]
+    message = await change_calls(transaction, head, message, cut, told_by=run.id)
+    await write_returns(transaction, head, message, run_id=run.id, told_by=run.id)
 
 
-async def _change_call(transaction: Transaction, head: Head, message: Message, new: ToolCallState, old: ToolCall) -> Message:
-    assert isinstance(message.body, ToolCallBody)
-    call = replace(old, state=new)
-    calls = tuple(call if other.id == call.id else other for other in message.body.tool_calls)
-    changed = replace(message, body=ToolCallBody(tool_calls=calls), sequence=head.take_sequence())
-    await messages.change(transaction.connection, [changed])
-    transaction.append(head, changed.sequence, ToolCallChanged(message.id, message.type, call), run_id=message.run_id)
-    return changed
+def _cut(call: ToolCall) -> ToolCall:
+    returned = error_return(call, _OUTCOME_UNKNOWN if call.state is ToolCallState.RUNNING else _NEVER_RUN)
+    return replace(call, state=state.moved(state.TOOL_CALL, call.state, ToolCallState.INTERRUPTED), returned=returned)
 
 
 async def _complete_steps(transaction: Transaction, run: Run, called: Collection[str | None]) -> None:
@@ -259,21 +259,15 @@ async def _write(
     in_tail: bool,
 ) -> None:
     """A message that comes whole."""
-    message = Message(
-        id=new_id(Noun.MESSAGE),
-        conversation_id=head.conversation_id,
-        type=kind,
-        status=MessageStatus.COMPLETED,
-        ordinal=head.take_ordinal(),
+    await write_message(
+        transaction,
+        head,
+        kind,
+        body,
         text=text,
-        body=body,
-        in_tail=in_tail,
-        in_context=in_tail,
-        group_id=run.group_id,
         run_id=run.id,
+        group_id=run.group_id,
         step_id=step_id,
-        sequence=head.take_sequence(),
-        created_at=transaction.now,
+        in_tail=in_tail,
+        told_by=run.id,
     )
-    await messages.create(transaction.connection, [message])
-    transaction.append(head, message.sequence, MessageCompleted(message), run_id=run.id)

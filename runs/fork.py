@@ -164,6 +164,7 @@ class _Copy:
             system_message_id=new_ids.get(self.source.system_message_id or ""),
             summary_message_id=new_ids.get(self.summary_id or ""),
             forked_from_id=self.source.id,
+            pending_message_id=None,
             last_message_at=None,
             last_run_completed_at=None,
             created_at=transaction.now,

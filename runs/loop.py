@@ -7,28 +7,28 @@ it did not; whoever runs it closes the run then.
 from dataclasses import dataclass, field, replace
 
 from db import agents, conversations, messages, runs
-from llm.model import Failed, ModelRequest, ToolDefinition
+from llm.model import Failed, ModelRequest
 from runs import state
 from runs.answer import Answer
 from runs.calling import ask
+from runs.calls import Calls
 from runs.close import Ending
 from runs.engine import Engine
 from runs.pen import Pen
 from runs.prompt import turns
-from runs.tools import ServerTool, answer
-from runs.writes import Call, EndStep, Spend, StartStep, Whole
+from runs.records import calls_of
+from runs.toolbox import Toolbox, toolbox
+from runs.writes import EndStep, Return, Spend, StartStep, Whole
 from vocabulary.conversations import Agent
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import (
     Message,
+    MessageBody,
     MessageStatus,
     MessageType,
     ToolCall,
     ToolCallBody,
-    ToolCallState,
-    ToolReturn,
     ToolReturnBody,
-    ToolReturnStatus,
     ToolSource,
 )
 from vocabulary.runs import Run, RunErrorType, RunStatus, Step, StopReason, Usage
@@ -54,19 +54,30 @@ class Loop:
     context: list[Message]
     steps_begun: int
     steps_done: int
-    tools: dict[str, ServerTool] = field(default_factory=dict[str, ServerTool])
+    tools: Toolbox = field(default_factory=Toolbox)
 
     async def to_the_end(self) -> Ending | None:
         """None: the run has ended and everything is committed. Raises LeaseLost, WriteRefused."""
+        await self._finish_what_waited()
         if self.steps_done >= self.run.request.max_steps:
             return Ending(status=RunStatus.COMPLETED, stop_reason=StopReason.MAX_STEPS)
-        while True:
+        while not self.run.ended:
             ending = await self._step()
             if ending is not None:
                 return ending
-            if self.run.ended:
-                await self.pen.flush()
-                return None
+        await self.pen.flush()
+        return None
+
+    async def _finish_what_waited(self) -> None:
+        """The calls that an earlier run had to leave to somebody, and that this run was created to go on with."""
+        asked = next((message for message in self.context if message.id == self.run.request.answers), None)
+        if asked is not None and not self._has_returned(asked):
+            calls = self._calls(asked)
+            await calls.answer(approved=True)
+            self._return(calls.message)
+
+    def _has_returned(self, asked: Message) -> bool:
+        return any(isinstance(message.body, ToolReturnBody) and message.step_id == asked.step_id for message in self.context)
 
     async def _step(self) -> Ending | None:
         step = self._start_step()
@@ -78,11 +89,11 @@ class Loop:
         if isinstance(said.end, Failed):
             return _failure(said.end, said.usage, self.run)
         self.context += said.messages
-        step = self._add_up(step, said.usage)
+        step, request = self._add_up(step, said.usage), None
         if said.tool_calls is not None:
             self.pen.write(Spend(step, self.run))
-            await self._run_tools(said.tool_calls)
-        self._end_step(step, said.end.stop_reason, goes_on=said.tool_calls is not None)
+            request = await self._answer(said.tool_calls)
+        self._end_step(step, said.end.stop_reason, goes_on=said.tool_calls is not None, request=request)
         return None
 
     def _start_step(self) -> Step:
@@ -105,16 +116,19 @@ class Loop:
         self.run = replace(self.run, usage=self.run.usage + usage)
         return replace(step, usage=usage)
 
-    def _end_step(self, step: Step, stop_reason: StopReason, *, goes_on: bool) -> None:
-        """Ends the run with its last step, so that both are committed together."""
-        now = self.engine.clock()
+    def _end_step(self, step: Step, stop_reason: StopReason, *, goes_on: bool, request: Message | None) -> None:
+        """Ends the run with its last step, so that both are committed together; and what the conversation then waits for with them."""
         self.steps_done += 1
-        run = self.run
-        if not goes_on or self.steps_done >= run.request.max_steps:
-            completed = state.moved(state.RUN, run.status, RunStatus.COMPLETED)
-            run = replace(run, status=completed, stop_reason=StopReason.MAX_STEPS if goes_on else stop_reason, completed_at=now)
-        self.run = run
-        self.pen.write(EndStep(replace(step, stop_reason=stop_reason, completed_at=now), run))
+        if request is not None:
+            self.run = self._completed(StopReason.REQUIRES_APPROVAL)
+        elif not goes_on or self.steps_done >= self.run.request.max_steps:
+            self.run = self._completed(StopReason.MAX_STEPS if goes_on else stop_reason)
+        ended = replace(step, stop_reason=stop_reason, completed_at=self.engine.clock())
+        self.pen.write(EndStep(ended, self.run, waits_for=None if request is None else request.id))
+
+    def _completed(self, stop_reason: StopReason) -> Run:
+        completed = state.moved(state.RUN, self.run.status, RunStatus.COMPLETED)
+        return replace(self.run, status=completed, stop_reason=stop_reason, completed_at=self.engine.clock())
 
     def _note_first_token(self, said: Answer) -> None:
         started = self.run.started_at
@@ -127,7 +141,7 @@ class Loop:
         return ModelRequest(
             system=system if self.run.request.override_system is None else self.run.request.override_system,
             history=turns([message for message in self.context if not self._is_compiled(message)]),
-            tools=[ToolDefinition(tool.name, tool.description, tool.parameters) for tool in self.tools.values()],
+            tools=[tool.definition() for tool in self.tools.values()],
             settings=self.run.request.settings,
         )
 
@@ -138,41 +152,42 @@ class Loop:
         tool = self.tools.get(tool_name)
         return ToolSource.BUILTIN if tool is None else tool.source
 
-    async def _run_tools(self, message: Message) -> None:
-        """Each call is stored as RUNNING before it runs, so that a crash can never lead to a second run of it."""
-        assert isinstance(message.body, ToolCallBody)
-        for call in message.body.tool_calls:
-            message = self._move(message, call, ToolCallState.RUNNING)
-        await self.pen.flush()
-        assert isinstance(message.body, ToolCallBody)
-        returns = [await self._answer(call) for call in message.body.tool_calls]
-        for call, returned in zip(message.body.tool_calls, returns, strict=True):
-            succeeded = returned.status is ToolReturnStatus.SUCCESS
-            message = self._move(message, call, ToolCallState.COMPLETED if succeeded else ToolCallState.FAILED)
-        self._return(message, returns)
+    async def _answer(self, message: Message) -> Message | None:
+        """The returns of the calls; the request that was written in their place when some of them wait for somebody."""
+        calls = self._calls(message)
+        await calls.answer()
+        if calls.waiting:
+            return self._ask(calls.message, calls.waiting)
+        self._return(calls.message)
+        return None
 
-    async def _answer(self, call: ToolCall) -> ToolReturn:
-        return await answer(call, self.tools.get(call.name))
+    def _calls(self, message: Message) -> Calls:
+        window = self.run.request.settings.context_window or self.engine.models.info(self.run.model).context_window
+        return Calls(self.engine, self.pen, self.run, agent_id=self.agent.id, tools=self.tools, message=message, window=window)
 
-    def _move(self, message: Message, call: ToolCall, new: ToolCallState) -> Message:
-        assert isinstance(message.body, ToolCallBody)
-        moved = replace(call, state=state.moved(state.TOOL_CALL, call.state, new))
-        calls = tuple(moved if other.id == call.id else other for other in message.body.tool_calls)
-        message = replace(message, body=ToolCallBody(tool_calls=calls))
-        self.pen.write(Call(message, moved, stored=True))
-        return message
+    def _ask(self, calls: Message, waiting: tuple[ToolCall, ...]) -> Message:
+        request = self._of_step(calls, MessageType.APPROVAL_REQUEST, ToolCallBody(tool_calls=waiting))
+        self.pen.write(Whole(request))
+        return request
 
-    def _return(self, calls: Message, returns: list[ToolReturn]) -> None:
+    def _return(self, calls: Message) -> None:
+        returns = tuple(call.returned for call in calls_of(calls) if call.returned is not None)
+        message = self._of_step(calls, MessageType.TOOL_RETURN, ToolReturnBody(tool_returns=returns))
+        self.pen.write(Return(message, calls))
+
+    def _of_step(self, calls: Message, kind: MessageType, body: MessageBody) -> Message:
+        """Of the same step as the calls, which may be an earlier run's, but this run's own."""
         message = replace(
             calls,
             id=new_id(Noun.MESSAGE),
-            type=MessageType.TOOL_RETURN,
+            type=kind,
             status=MessageStatus.COMPLETED,
-            body=ToolReturnBody(tool_returns=tuple(returns)),
+            body=body,
+            run_id=self.run.id,
             created_at=self.engine.clock(),
         )
         self.context.append(message)
-        self.pen.write(Whole(message))
+        return message
 
 
 def _failure(failed: Failed, usage: Usage, run: Run) -> Ending:
@@ -195,6 +210,6 @@ async def load(engine: Engine, pen: Pen) -> Loop:
         context = await messages.context(connection, conversation)
         steps = await runs.steps_of(connection, [run.id])
     assert agent is not None, "agents are never removed while they have conversations"
-    tools = {tool.name: tool for given in agent.tools if (tool := engine.tools.get(given.name)) is not None}
+    tools = toolbox(engine.tools, agent.tools, run.request.client_tools)
     done = sum(step.completed_at is not None for step in steps)
     return Loop(engine, pen, run, agent, context, steps_begun=len(steps), steps_done=done, tools=tools)

@@ -1,7 +1,7 @@
 """What a model is told: the compiled system prompt, and messages as provider-neutral turns. Pure."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from llm.model import AssistantTurn, CalledTool, ReasoningTurn, ReturnedTool, SystemTurn, ToolCallTurn, ToolReturnTurn, Turn, UserTurn
 from vocabulary.conversations import Block
@@ -14,11 +14,14 @@ from vocabulary.messages import (
     ToolCallBody,
     ToolReturn,
     ToolReturnBody,
+    ToolReturnStatus,
     UserBody,
 )
 
 _ANYWHERE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OWN_WORDS = frozenset({MessageType.ASSISTANT, MessageType.TOOL_CALL})
+_THOUGHTS = frozenset({MessageType.REASONING, MessageType.HIDDEN_REASONING})
+_NEVER_ANSWERED = "The tool did not return anything."
 
 
 def compile_system(instructions: str, blocks: Iterable[Block]) -> str:
@@ -40,16 +43,27 @@ def _compiled(block: Block) -> str:
 def turns(context: Sequence[Message]) -> list[Turn]:
     """The context without its system message, in order.
 
-    Reasoning goes back only with the words it led to: on its own it is what a cut step left behind, and providers refuse it.
+    Reasoning goes back only with the words it led to: on its own it is what a cut step left behind, and providers refuse it. They also
+    refuse a call without a return: the calls of a step are followed by one return each, in the calls' order, whenever those came.
     """
     spoken = {message.step_id for message in context if message.type in _OWN_WORDS}
     call_ids = _call_ids(call for message in context for call in _calls(message))
-    return [
-        turn
-        for message in context
-        if message.type not in (MessageType.REASONING, MessageType.HIDDEN_REASONING) or message.step_id in spoken
-        if (turn := _turn(message, call_ids)) is not None
-    ]
+    returned = {item.tool_call_id: item for message in context for item in _returns(message)}
+    result: list[Turn] = []
+    called: Message | None = None  # whose returns come as soon as its step has said all
+    for message in context:
+        if called is not None and not _goes_on(called, message):
+            result.append(_returned(called, returned, call_ids))
+            called = None
+        if message.type not in _THOUGHTS or message.step_id in spoken:
+            turn = _turn(message, call_ids)
+            result += [] if turn is None else [turn]
+        called = message if _calls(message) else called
+    return result if called is None else [*result, _returned(called, returned, call_ids)]
+
+
+def _goes_on(called: Message, message: Message) -> bool:
+    return message.step_id == called.step_id and message.type in _THOUGHTS | {MessageType.ASSISTANT}
 
 
 def _call_ids(calls: Iterable[ToolCall]) -> dict[str, str]:
@@ -67,7 +81,11 @@ def _calls(message: Message) -> tuple[ToolCall, ...]:
     return message.body.tool_calls if isinstance(message.body, ToolCallBody) and message.type is MessageType.TOOL_CALL else ()
 
 
-def _turn(message: Message, call_ids: dict[str, str]) -> Turn | None:
+def _returns(message: Message) -> tuple[ToolReturn, ...]:
+    return message.body.tool_returns if isinstance(message.body, ToolReturnBody) else ()
+
+
+def _turn(message: Message, call_ids: Mapping[str, str]) -> Turn | None:
     match message.type, message.body:
         case MessageType.USER, UserBody(content=content, sender=sender):
             return UserTurn(content, sender)
@@ -79,11 +97,17 @@ def _turn(message: Message, call_ids: dict[str, str]) -> Turn | None:
             return ReasoningTurn(message.text, body)
         case MessageType.TOOL_CALL, ToolCallBody(tool_calls=calls):
             return ToolCallTurn(tuple(CalledTool(call_ids[call.id], call.name, call.arguments_text) for call in calls))
-        case _, ToolReturnBody(tool_returns=returns):
-            return ToolReturnTurn(tuple(_returned(item, call_ids) for item in returns))
         case _:
             return None
 
 
-def _returned(item: ToolReturn, call_ids: dict[str, str]) -> ReturnedTool:
-    return ReturnedTool(call_ids.get(item.tool_call_id, item.tool_call_id), item.name, item.status, item.output)
+def _returned(called: Message, returned: Mapping[str, ToolReturn], call_ids: Mapping[str, str]) -> ToolReturnTurn:
+    items = [(call, returned.get(call.id)) for call in _calls(called)]
+    return ToolReturnTurn(
+        tuple(
+            ReturnedTool(call_ids[call.id], call.name, ToolReturnStatus.ERROR, _NEVER_ANSWERED)
+            if item is None
+            else ReturnedTool(call_ids[call.id], item.name, item.status, item.output)
+            for call, item in items
+        )
+    )

@@ -6,8 +6,9 @@ from datetime import datetime
 
 from db import agents, conversations, messages, runs
 from db.heads import Head
+from runs.approvals import deny_pending, refuse_while_pending
 from runs.close import cancelled, end_runs
-from runs.conversations import ConversationNotFound, IdempotencyConflict, announce_conversation
+from runs.conversations import IdempotencyConflict, announce_conversation, locked
 from runs.engine import Engine
 from streams.log import Transaction
 from vocabulary.conversations import Agent, Conversation
@@ -15,7 +16,9 @@ from vocabulary.events import MessageCompleted, MessageStarted, RunChanged
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import ContentPart, InputRole, Message, MessageStatus, MessageType, SystemBody, TextPart, UserBody
 from vocabulary.model_settings import ModelSettings
-from vocabulary.runs import BusyPolicy, Run, RunKind, RunRequest, RunStatus, Usage
+from vocabulary.runs import BusyPolicy, ClientTool, Run, RunKind, RunRequest, RunStatus, Usage
+
+_INTERRUPTED = "Something else was said instead of an answer."
 
 
 class ConversationBusy(Exception):
@@ -50,6 +53,7 @@ class Send:
     override_model: str | None = None
     override_model_settings: ModelSettings = field(default_factory=ModelSettings)
     override_system: str | None = None
+    client_tools: tuple[ClientTool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +70,19 @@ async def send(engine: Engine, tenant: str, request: Send) -> Sent:
     """Durable when it returns. Idle: the messages enter history and the run is next. Busy: both wait in line, or the send is refused,
     or it ends what runs and goes before what waits.
 
-    Raises ConversationNotFound, ModelNotFound, ConversationBusy, IdempotencyConflict.
+    Raises ConversationNotFound, ModelNotFound, ConversationBusy, PendingApproval, IdempotencyConflict.
     """
     async with engine.log.transaction() as transaction:
-        head, conversation, agent = await _locked(transaction, tenant, request.conversation_id)
+        head, conversation = await locked(transaction, tenant, request.conversation_id)
         if request.idempotency_key and (known := await _sent_before(transaction, request)):
             return known
+        agent = await agents.get(transaction.connection, conversation.agent_id)
+        assert agent is not None, "agents are never removed while they have conversations"
         model = engine.models.resolve(request.override_model or conversation.model or agent.model).handle
+        if request.when_busy is BusyPolicy.INTERRUPT:
+            await deny_pending(transaction, head, conversation, _INTERRUPTED)
+        else:
+            await refuse_while_pending(transaction.connection, conversation)
         busy_with = (await runs.live(transaction.connection, [conversation.id])).get(conversation.id)
         if busy_with and request.when_busy is BusyPolicy.REJECT:
             raise ConversationBusy(busy_with[0].id)
@@ -83,15 +93,6 @@ async def send(engine: Engine, tenant: str, request: Send) -> Sent:
         run, stored = await _store(transaction, head, new, request, queued=queued)
         await engine.dispatcher.defer(transaction, conversation.id)
         return Sent(run=run, messages=stored, applied_through_sequence=run.applied_through_sequence, deduplicated=False)
-
-
-async def _locked(transaction: Transaction, tenant: str, conversation_id: str) -> tuple[Head, Conversation, Agent]:
-    head = await transaction.lock(conversation_id)
-    found = await conversations.by_ids(transaction.connection, tenant, [conversation_id]) if head else []
-    agent = await agents.get(transaction.connection, found[0].agent_id) if found else None
-    if head is None or agent is None:
-        raise ConversationNotFound(conversation_id)
-    return head, found[0], agent
 
 
 async def _interrupt(engine: Engine, transaction: Transaction, head: Head, live: Sequence[Run]) -> None:
@@ -129,7 +130,12 @@ def _run(request: Send, conversation: Conversation, agent: Agent, model: str, no
         stop_reason=None,
         error=None,
         model=model,
-        request=RunRequest(max_steps=request.max_steps, settings=settings, override_system=request.override_system),
+        request=RunRequest(
+            max_steps=request.max_steps,
+            settings=settings,
+            override_system=request.override_system,
+            client_tools=request.client_tools,
+        ),
         usage=Usage(),
         group_id=request.group_id,
         idempotency_key=request.idempotency_key,

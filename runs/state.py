@@ -31,7 +31,7 @@ TOOL_CALL: Mapping[ToolCallState, frozenset[ToolCallState]] = {
     ToolCallState.STREAMING: frozenset({ToolCallState.PENDING, ToolCallState.INTERRUPTED}),
     ToolCallState.PENDING: frozenset({ToolCallState.RUNNING, ToolCallState.AWAITING_APPROVAL, ToolCallState.AWAITING_CLIENT}) | _ENDS,
     ToolCallState.RUNNING: frozenset({ToolCallState.COMPLETED, ToolCallState.FAILED, ToolCallState.INTERRUPTED}),
-    ToolCallState.AWAITING_APPROVAL: frozenset({ToolCallState.RUNNING}) | _ENDS,
+    ToolCallState.AWAITING_APPROVAL: frozenset({ToolCallState.PENDING}) | _ENDS,  # PENDING: approved
     ToolCallState.AWAITING_CLIENT: _ENDS,
     ToolCallState.COMPLETED: frozenset(),
     ToolCallState.FAILED: frozenset(),

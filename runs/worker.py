@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import structlog
 
-from db import forks, messages, runs, workers
+from db import conversations, forks, messages, runs, workers
 from db.engine import DatabaseError
 from db.workers import Held
 from runs.advance import Lease, advance, fail, hand_over, release
@@ -22,6 +22,7 @@ from runs.engine import Engine
 from runs.loop import load
 from runs.orphans import erase_orphans
 from runs.pen import LeaseLost, Pen, WriteRefused
+from runs.respond import expire
 from runs.sightings import Sightings
 from runs.writer import Writer
 from vocabulary.ids import Noun, new_id
@@ -34,6 +35,7 @@ _FOREVER_S = 10 * 365 * 24 * 3600.0
 _GONE_S = 3600.0
 _PRUNED_AT_ONCE = 100
 _FORKS_AT_ONCE = 10
+_EXPIRED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +49,13 @@ class WorkerLimits:
     lease_s: float = 15.0
     reconcile_s: float = 1.5
     prune_s: float = 60.0
+    approval_expiry_s: float | None = None
     delta_retention_s: float = 3600.0
     hand_over_s: float = 1.0
+
+    @property
+    def expiry_look_s(self) -> float:
+        return max(0.05, min(60.0, (self.approval_expiry_s or 0) / 4))
 
     @property
     def heartbeat_s(self) -> float:
@@ -93,6 +100,8 @@ class Worker:
                     machines.create_task(self._every(self._limits.heartbeat_s, self._heartbeat), name="heartbeat")
                     machines.create_task(self._watch_lease(), name="lease watch")
                 machines.create_task(self._every(self._limits.prune_s, self._prune), name="pruner")
+                if self._limits.approval_expiry_s is not None:
+                    machines.create_task(self._every(self._limits.expiry_look_s, self._expire), name="expiry of approvals")
                 machines.create_task(self._every(self._limits.reconcile_s, self._reconcile, at_once=True), name="reconciler")
                 machines.create_task(self._every(self._limits.reconcile_s, self._erase), name="eraser")
                 self.ready.set()
@@ -291,6 +300,14 @@ class Worker:
     async def _erase(self) -> None:
         """Deletes what deleted agents have left behind."""
         await erase_orphans(self._engine)
+
+    async def _expire(self) -> None:
+        """Tool calls that have waited too long for an answer are denied."""
+        before = self._engine.clock() - timedelta(seconds=self._limits.approval_expiry_s or 0)
+        async with self._engine.database.read() as connection:
+            waiting = await conversations.waiting_since(connection, before=before, limit=_EXPIRED_AT_ONCE)
+        for conversation_id in waiting:
+            await expire(self._engine, conversation_id, before=before)
 
     async def _prune(self) -> None:
         """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, forks whose

@@ -167,6 +167,7 @@ class Writer:
         await runs.create_steps(transaction.connection, rows.started_steps)
         await runs.save_steps(transaction.connection, rows.changed_steps)
         await runs.save(transaction.connection, list(rows.runs.values()))
+        await conversations.wait_for(transaction.connection, rows.waiting)
         transaction.extend(rows.events)
         for run in rows.runs.values():
             if run.ended:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from vocabulary.events import Event, MessageCompleted, MessageDelta, MessageStarted, RunChanged, StoredPayload, ToolCallChanged
-from vocabulary.messages import Message, MessageType, ToolCall
+from vocabulary.messages import Message, MessageType, ToolCall, ToolCallBody
 from vocabulary.runs import Run, Step
 
 
@@ -59,6 +59,14 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Return:
+    """The returns of all calls of a step, as a message that was never open; `calls`, their message, keeps none of them any longer."""
+
+    message: Message
+    calls: Message
+
+
+@dataclass(frozen=True, slots=True)
 class StartStep:
     step: Step
     run: Run
@@ -74,13 +82,22 @@ class Spend:
 
 @dataclass(frozen=True, slots=True)
 class EndStep:
-    """`run` carries the sum of usage; when this was the last step also how it ended, so that both are one event."""
+    """`run` carries the sum of usage; when this was the last step also how it ended, so that both are one event.
+
+    `waits_for`: the request that the conversation waits for from now on.
+    """
 
     step: Step
     run: Run
+    waits_for: str | None = None
 
 
-Write = Open | Append | Close | Whole | Call | StartStep | Spend | EndStep
+Write = Open | Append | Close | Whole | Call | Return | StartStep | Spend | EndStep
+
+
+def ends(write: Write) -> bool:
+    """Whether it is the last of its run."""
+    return isinstance(write, EndStep) and write.run.ended
 
 
 @dataclass(slots=True)
@@ -93,12 +110,13 @@ class Rows:
     started_steps: list[Step] = field(default_factory=list[Step])
     changed_steps: list[Step] = field(default_factory=list[Step])
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
+    waiting: dict[str, str | None] = field(default_factory=dict[str, str | None])
     events: list[Event] = field(default_factory=list[Event])
 
 
 def ordinals(writes: Sequence[Write]) -> int:
     """How many places in history these writes take."""
-    return sum(isinstance(write, Open | Whole) for write in writes)
+    return sum(isinstance(write, Open | Whole | Return) for write in writes)
 
 
 def lay_out(
@@ -107,7 +125,7 @@ def lay_out(
     """Adds one run's writes to the rows, one number each. `places` keeps the ordinals of its open messages from batch to batch."""
     ordinal = first_ordinal
     for sequence, write in enumerate(writes, first_sequence):
-        if isinstance(write, Open | Whole):
+        if isinstance(write, Open | Whole | Return):
             places[write.message.id] = ordinal
             ordinal += 1
         payload = _delta(write) if isinstance(write, Append) else _payload(rows, write, sequence, places)
@@ -119,10 +137,14 @@ def _delta(write: Append) -> MessageDelta:
 
 
 def _payload(
-    rows: Rows, write: Open | Close | Whole | Call | StartStep | Spend | EndStep, sequence: int, places: dict[str, int]
+    rows: Rows,
+    write: Open | Close | Whole | Call | Return | StartStep | Spend | EndStep,
+    sequence: int,
+    places: dict[str, int],
 ) -> StoredPayload:
     def placed(message: Message) -> Message:
-        return replace(message, ordinal=places[message.id], sequence=sequence)
+        """What an earlier run has written knows its place."""
+        return replace(message, ordinal=places.get(message.id, message.ordinal), sequence=sequence)
 
     match write:
         case Open(message):
@@ -137,13 +159,28 @@ def _payload(
         case Call(message, tool_call, stored):
             if stored:
                 rows.changed.append(placed(message))
-            return ToolCallChanged(message.id, message.type, tool_call)
+            return ToolCallChanged(message.id, message.type, replace(tool_call, returned=None))
+        case Return(message, calls):
+            rows.changed.append(placed(without_returns(calls)))
+            rows.created.append(message := placed(message))
+            return MessageCompleted(message)
         case StartStep(step, run):
             rows.started_steps.append(step)
             return _run_changed(rows, run, sequence)
-        case Spend(step, run) | EndStep(step, run):
+        case Spend(step, run):
             rows.changed_steps.append(step)
             return _run_changed(rows, run, sequence)
+        case EndStep(step, run, waits_for):
+            rows.changed_steps.append(step)
+            if waits_for is not None:
+                rows.waiting[run.conversation_id] = waits_for
+            return _run_changed(rows, run, sequence)
+
+
+def without_returns(calls: Message) -> Message:
+    """From now on the message of the returns tells them."""
+    assert isinstance(calls.body, ToolCallBody)
+    return replace(calls, body=ToolCallBody(tool_calls=tuple(replace(call, returned=None) for call in calls.body.tool_calls)))
 
 
 def _run_changed(rows: Rows, run: Run, sequence: int) -> RunChanged:

@@ -14,6 +14,7 @@ from schema.messages import MessageConnection, MessageFilter
 from schema.models import ModelSettings
 from schema.nodes import Node
 from schema.runs import Run, RunConnection
+from schema.tools import ToolCall
 
 
 class ConversationRelations(Protocol):
@@ -28,6 +29,7 @@ class ConversationRelations(Protocol):
     async def messages_of(self, conversation: "Conversation", page: PageArguments, only: MessageFilter | None) -> MessageConnection: ...
     async def runs_of(self, conversation: "Conversation", page: PageArguments, statuses: list[RunStatus] | None) -> RunConnection: ...
     async def active_run_of(self, conversation: "Conversation") -> Run | None: ...
+    async def waiting_calls_of(self, request_id: str) -> list[ToolCall]: ...
     async def events_of(self, conversation_id: str, *, after: int | None, first: int | None, deltas: DeltaMode | None) -> object: ...
 
 
@@ -46,6 +48,7 @@ class Conversation(Node):
     updated_at: datetime = strawberry.field(description="When it last changed.")
     agent_id: strawberry.Private[str]
     forked_from_id: strawberry.Private[str | None]
+    pending_message_id: strawberry.Private[str | None]
 
     @strawberry.field(description="The agent that answers.", graphql_type=LazyType[str, str]("Agent", "schema.agents"))
     async def agent(self, info: strawberry.Info[ConversationRelations, None]) -> object:
@@ -87,6 +90,10 @@ class Conversation(Node):
     @strawberry.field(description="The run that is going on, else the next in the queue, else null.")
     async def active_run(self, info: strawberry.Info[ConversationRelations, None]) -> Run | None:
         return await info.context.active_run_of(self)
+
+    @strawberry.field(description="The tool calls that wait for an approval, or for a client's result.")
+    async def pending_tool_calls(self, info: strawberry.Info[ConversationRelations, None]) -> list[ToolCall]:
+        return [] if self.pending_message_id is None else await info.context.waiting_calls_of(self.pending_message_id)
 
     @strawberry.field(
         description="Its log over plain HTTP, for catching up and as a fallback for subscriptions.",

@@ -36,5 +36,5 @@ class ToolReturn:
 @strawberry.type(description="What somebody decided about a waiting tool call.")
 class ApprovalDecision:
     tool_call_id: strawberry.ID = strawberry.field(description="The call that was decided about.")
-    approved: bool = strawberry.field(description="Whether the call may be run.")
-    reason: str | None = strawberry.field(description="What the model was told, if anything.")
+    approved: bool = strawberry.field(description="Whether the call might be run; also true where a client gave its result.")
+    reason: str | None = strawberry.field(description="Why, if anybody said so; of a denial the model is told it.")

@@ -12,12 +12,15 @@ from db.paging import Window
 from llm.registry import ModelRegistry
 from runs.agents import NewAgent, create_agent
 from runs.backoff import RetryLimits
+from runs.builtin.clock import current_time
+from runs.builtin.memory import memory_tools
+from runs.builtin.search import conversation_search
 from runs.conversations import NewConversation, create_conversation
 from runs.dispatch import LocalDispatcher
 from runs.engine import Engine
 from runs.jobs import JobDispatcher
 from runs.send import InputRole, NewMessage, Send, Sent, send
-from runs.tools import ServerTool, ToolRegistry, current_time
+from runs.tools import ServerTool, ToolRegistry
 from runs.worker import Worker, WorkerLimits
 from streams.bus import Bus, MemoryBus
 from streams.feed import Feed, FeedLimits
@@ -124,7 +127,7 @@ async def rig(
         log=Log(database, bus, utc_now),
         dispatcher=dispatcher,
         models=models,
-        tools=ToolRegistry([current_time(utc_now)] if tools is None else tools),
+        tools=ToolRegistry([current_time(utc_now), conversation_search(), *memory_tools()] if tools is None else tools),
         clock=utc_now,
         default_model="demo/echo",
         retries=retries or RetryLimits(),

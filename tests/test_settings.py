@@ -23,6 +23,7 @@ def test_an_empty_environment_gives_the_embedded_default() -> None:
     assert (settings.lease_s, settings.max_attempts, settings.delta_retention_s) == (15, 3, 3600)
     assert (settings.max_replay, settings.max_page_size, settings.demo_delay_ms) == (10_000, 200, 20)
     assert (settings.redis_url, settings.providers, settings.cors_origins) == (None, {}, ())
+    assert settings.approval_expiry_s is None
 
 
 def test_values_are_read_by_their_upper_case_names() -> None:
@@ -87,6 +88,7 @@ def test_the_default_model_may_be_of_a_compatible_server() -> None:
         ("MAX_ATTEMPTS", "0", "a whole number, 1 or more"),
         ("MAX_ATTEMPTS", "1.5", "a whole number"),
         ("DELTA_RETENTION_S", "-1", "seconds from 0"),
+        ("APPROVAL_EXPIRY_S", "0", "seconds from 1"),
         ("MAX_REPLAY", "0", "1 or more"),
         ("MAX_PAGE_SIZE", "many", "a whole number"),
         ("DEMO_DELAY_MS", "-1", "milliseconds"),

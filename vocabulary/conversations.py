@@ -65,7 +65,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """A row of `conversations` with its head. The context is three values: `system_message_id`, `summary_message_id`, `tail_ordinal`."""
+    """A row of `conversations` with its head. The context is three values: `system_message_id`, `summary_message_id`, `tail_ordinal`.
+
+    `pending_message_id`: the APPROVAL_REQUEST whose calls wait; until they are answered no run but a compaction starts.
+    """
 
     id: str
     tenant: str
@@ -83,3 +86,4 @@ class Conversation:
     last_run_completed_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    pending_message_id: str | None = None

@@ -66,6 +66,10 @@ class ToolCallState(StrEnum):
     INTERRUPTED = "INTERRUPTED"
 
 
+AWAITING = frozenset({ToolCallState.AWAITING_APPROVAL, ToolCallState.AWAITING_CLIENT})
+"""Somebody outside has to say something before the call can go on."""
+
+
 class ToolReturnStatus(StrEnum):
     SUCCESS = "SUCCESS"
     ERROR = "ERROR"
@@ -86,8 +90,19 @@ ContentPart = TextPart | ImagePart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolReturn:
+    tool_call_id: str
+    name: str
+    status: ToolReturnStatus
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """`id` is ours; `provider_call_id` is the model provider's own and never leaves the server."""
+    """`id` is ours; `provider_call_id` is the model provider's own and never leaves the server.
+
+    `returned`: kept here from the end of the call until the returns of its step are told together, so that neither is lost alone.
+    """
 
     id: str
     name: str
@@ -95,6 +110,7 @@ class ToolCall:
     source: ToolSource
     arguments_text: str = ""
     provider_call_id: str | None = None
+    returned: ToolReturn | None = None
 
     @property
     def arguments(self) -> Any:
@@ -105,14 +121,6 @@ class ToolCall:
             return orjson.loads(self.arguments_text)
         except orjson.JSONDecodeError:
             return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolReturn:
-    tool_call_id: str
-    name: str
-    status: ToolReturnStatus
-    output: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from vocabulary.model_settings import ModelSettings
 
@@ -107,12 +108,27 @@ def _sum(a: int | None, b: int | None) -> int | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTool:
+    """A tool that the client runs itself. `parameters` is the JSON schema of the arguments object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    requires_approval: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What the caller asked of this run beyond its messages; fixed at creation, kept for takeover."""
+    """What the caller asked of this run beyond its messages; fixed at creation, kept for takeover.
+
+    `answers`: the TOOL_CALL message of an earlier run whose calls were waited for. This run goes on with them, before anything else.
+    """
 
     max_steps: int
     settings: ModelSettings = field(default_factory=ModelSettings)  # request over conversation over agent, merged at creation
     override_system: str | None = None
+    client_tools: tuple[ClientTool, ...] = ()
+    answers: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,10 @@ import orjson
 
 from runs.conversations import NewConversation
 from runs.fork import NewFork
+from runs.respond import Respond
 from runs.send import Send
 
-Request = TypeVar("Request", NewConversation, NewFork, Send)
+Request = TypeVar("Request", NewConversation, NewFork, Send, Respond)
 
 
 def hashed(request: Request) -> Request:

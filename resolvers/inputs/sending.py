@@ -3,21 +3,29 @@
 import re
 from binascii import Error as NotBase64
 from binascii import a2b_base64
+from collections.abc import Sequence
 
-from resolvers.arguments import MAX_NAME, MAX_TEXT, BadUserInput, amount, number, optional_text, text, well_formed
+import orjson
+
+from resolvers.arguments import MAX_DESCRIPTION, MAX_NAME, MAX_TEXT, BadUserInput, amount, number, optional_text, text, well_formed
 from resolvers.context import NotFound
 from resolvers.inputs.retries import hashed
 from resolvers.inputs.settings import model_settings
 from runs.send import NewMessage, Send
-from schema.inputs.sending import ContentPartInput, ImageInput, MessageInput, SendMessageInput
+from runs.tools import flaw
+from schema.inputs.sending import ClientToolInput, ContentPartInput, ImageInput, MessageInput, SendMessageInput
 from vocabulary.ids import Noun
 from vocabulary.messages import ContentPart, ImagePart, InputRole, TextPart
-from vocabulary.runs import BusyPolicy
+from vocabulary.runs import BusyPolicy, ClientTool
+from vocabulary.text import storable_json
 
 MAX_MESSAGES = 100
 MAX_STEPS = 1000
 MAX_WAIT_S = 600
 _MAX_PARTS = 100
+_MAX_TOOLS = 100
+_MAX_PARAMETERS = 64 << 10
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_LINK = 8192
 _MAX_DATA_URL = 5_000_000
 _DATA_URL = re.compile(r"data:image/[A-Za-z0-9.+-]+;base64")
@@ -38,12 +46,36 @@ def send_request(given: SendMessageInput) -> Send:
         override_model=optional_text("input.overrideModel", given.override_model),
         override_model_settings=model_settings("input.overrideModelSettings", given.override_model_settings),
         override_system=optional_text("input.overrideSystem", given.override_system, at_least=0, at_most=MAX_TEXT),
+        client_tools=_client_tools(given.client_tools or []),
     )
     return hashed(request)
 
 
 def wait_s(given: SendMessageInput) -> int:
     return number("input.waitSeconds", given.wait_seconds or 0, 0, MAX_WAIT_S)
+
+
+def _client_tools(given: Sequence[ClientToolInput]) -> tuple[ClientTool, ...]:
+    amount("input.clientTools", len(given), "tools", 0, _MAX_TOOLS)
+    for i, tool in enumerate(given):
+        if any(other.name == tool.name for other in given[:i]):
+            raise BadUserInput(f"input.clientTools[{i}].name", "is there twice")
+    return tuple(_client_tool(f"input.clientTools[{i}]", tool) for i, tool in enumerate(given))
+
+
+def _client_tool(path: str, given: ClientToolInput) -> ClientTool:
+    if not _TOOL_NAME.fullmatch(given.name):
+        raise BadUserInput(f"{path}.name", "must be 1 to 64 letters, digits or any of _ -")
+    parameters = storable_json(given.parameters)
+    amount(f"{path}.parameters", len(orjson.dumps(parameters)), "bytes", 0, _MAX_PARAMETERS)
+    if (why := flaw(parameters)) is not None:
+        raise BadUserInput(f"{path}.parameters", why)
+    return ClientTool(
+        name=given.name,
+        description=text(f"{path}.description", given.description, at_least=0, at_most=MAX_DESCRIPTION),
+        parameters=parameters,
+        requires_approval=bool(given.requires_approval),
+    )
 
 
 def _message(path: str, given: MessageInput) -> NewMessage:

@@ -1,18 +1,16 @@
 """Sending: one command of the engine, checked before; afterwards the run is waited for if the client asked for that."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import strawberry
 
-from db import messages as message_rows
 from resolvers import presenters
 from resolvers.context import RequestContext, found
 from resolvers.inputs.sending import send_request, wait_s
-from runs.send import Sent, send
+from resolvers.mutations.waiting import messages_when_ended
+from runs.send import send
 from schema.inputs.sending import SendMessageInput
 from schema.payloads.sending import SendMessagePayload
-from vocabulary.messages import Message
 
 Info = strawberry.Info[RequestContext, None]
 
@@ -28,7 +26,7 @@ class SendingMutations:
         context = info.context
         seconds = wait_s(input)
         sent = await send(context.engine, context.viewer.tenant, send_request(input))
-        messages = await _waited(context, sent, seconds) if seconds else sent.messages
+        messages = await messages_when_ended(context, sent.run, seconds=seconds) if seconds else sent.messages
         context.forget()
         conversation = await context.conversation_by_id(input.conversation_id)
         return SendMessagePayload(
@@ -40,11 +38,3 @@ class SendingMutations:
             deduplicated=sent.deduplicated,
             client_mutation_id=input.client_mutation_id,
         )
-
-
-async def _waited(context: RequestContext, sent: Sent, seconds: int) -> Sequence[Message]:
-    """The run's messages, its input among them, once it has ended or the time is over."""
-    if not sent.run.ended:
-        await context.reader.wait_for_end(sent.run, seconds=seconds)
-    async with context.engine.database.read() as connection:
-        return await message_rows.of_run(connection, sent.run.id)

@@ -4,6 +4,7 @@ import strawberry
 
 from schema.enums import BusyPolicy, InputRole
 from schema.inputs.settings import ModelSettingsInput
+from schema.scalars import JSON
 
 
 @strawberry.input(description="An image.")
@@ -27,6 +28,16 @@ class MessageInput:
     sender: str | None = strawberry.field(description="Who says it, where several people talk.")
 
 
+@strawberry.input(description="A tool that you run yourself: calls of it wait for your result.")
+class ClientToolInput:
+    name: str = strawberry.field(description="By which the model calls it: 1 to 64 letters, digits, `_` or `-`.")
+    description: str = strawberry.field(description="What it does, as the model is told.")
+    parameters: JSON = strawberry.field(description='The JSON schema of its arguments, with `"type": "object"`.')
+    requires_approval: bool | None = strawberry.field(
+        description="Whether somebody has to agree before you run it; its calls then wait as AWAITING_APPROVAL.", default=False
+    )
+
+
 @strawberry.input(description="Messages to send, and how they should be answered.")
 class SendMessageInput:
     conversation_id: strawberry.ID = strawberry.field(description="Where to send them.")
@@ -40,6 +51,9 @@ class SendMessageInput:
     override_model: str | None = strawberry.field(description="The handle of a model for this request only.")
     override_model_settings: ModelSettingsInput | None = strawberry.field(description="Settings for this request only, over all others.")
     override_system: str | None = strawberry.field(description="A system prompt for this request only, taken as it is.")
+    client_tools: list[ClientToolInput] | None = strawberry.field(
+        description="Tools that you run yourself; for this request they take the place of server tools of the same name. At most 100."
+    )
     wait_seconds: int | None = strawberry.field(
         description="0: answer at once. Otherwise answer when the run has ended, or after so many seconds, at most 600.", default=0
     )

@@ -11,8 +11,8 @@ from resolvers.context import NotFound
 from resolvers.problems import coded
 from resolvers.viewer import UnusableName
 from runs.agents import UnknownTool
-from runs.conversations import AgentNotFound, IdempotencyConflict
-from runs.send import ConversationBusy, ConversationNotFound
+from runs.conversations import AgentNotFound, ConversationNotFound, IdempotencyConflict
+from runs.send import ConversationBusy
 from streams.hub import NoSuchConversation
 
 

@@ -287,7 +287,8 @@ async def test_the_server_tells_about_itself(client: Client) -> None:
              serverInfo { version maxPageSize maxSubscriptionsPerConnection maxReplay deltaRetentionSeconds } }"""
     )
     assert shown["viewer"] == {"actor": "tester", "tenant": TENANT}
-    assert (shown["models"], shown["tools"]) == ([{"handle": "demo/echo"}], [{"name": "current_time"}])
+    names = ["current_time", "conversation_search", "memory_append", "memory_replace"]
+    assert (shown["models"], [tool["name"] for tool in shown["tools"]]) == ([{"handle": "demo/echo"}], names)
     assert shown["serverInfo"] == {
         "version": "1.2.3",
         "maxPageSize": 200,

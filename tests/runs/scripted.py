@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 
 from llm.model import (
     Delta,
@@ -10,6 +11,7 @@ from llm.model import (
     Finished,
     Model,
     ModelEvent,
+    ModelInfo,
     ModelRequest,
     ReasoningEnded,
     ReasoningStarted,
@@ -90,6 +92,9 @@ class Models(ModelRegistry):
 
     def resolve(self, handle: str) -> Model:
         return self._mine.get(handle) or super().resolve(handle)
+
+    def info(self, handle: str) -> ModelInfo:
+        return replace(super().info("demo/echo"), handle=handle) if handle in self._mine else super().info(handle)
 
 
 def gated(*pieces: str, index: int = 0) -> tuple[list[Cue], list[asyncio.Event]]:

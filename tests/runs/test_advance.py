@@ -12,7 +12,7 @@ from db import tables
 from db.engine import Database
 from llm.model import ModelRequest, ToolCallTurn, ToolReturnTurn, UserTurn
 from runs.advance import advance
-from runs.tools import Arguments, ServerTool
+from runs.tools import Arguments, ServerTool, ToolContext
 from runs.worker import WorkerLimits
 from tests.rig import Rig, rig
 from tests.runs.doubt import Forgetful, Mortal
@@ -188,7 +188,7 @@ class Hammer:
         self.done = asyncio.Event()
 
     def tool(self) -> ServerTool:
-        async def run(_arguments: Arguments) -> str:
+        async def run(_arguments: Arguments, _context: ToolContext) -> str:
             self.blows += 1
             self.struck.set()
             await self.done.wait()
@@ -210,7 +210,7 @@ async def test_a_tool_call_without_a_return_is_answered_and_not_run_again(mortal
     mortal.revive()
     async with rig(mortal, models=Models(model), tools=[hammer.tool()], worker_limits=SOLE) as second:
         run = await second.ended(sent.run)
-        assert (run.status, run.attempt, hammer.blows) == (RunStatus.COMPLETED, 2, 1)
+        assert (run.status, run.attempt, hammer.blows) == (RunStatus.COMPLETED, 2, 2)  # two calls, together
         log, history = await checked(second, conversation.id), await second.history(conversation.id)
         returned = only(history, MessageType.TOOL_RETURN).body
         assert isinstance(returned, ToolReturnBody)

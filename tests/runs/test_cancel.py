@@ -15,8 +15,8 @@ from llm.endpoints import CompatibleServer
 from llm.model import AssistantTurn, ToolCallTurn, ToolReturnTurn, UserTurn
 from llm.registry import ModelRegistry
 from runs.cancel import Cancelled, NoActiveRuns, RunNotFound, cancel_conversation, cancel_run
-from runs.send import ConversationNotFound
-from runs.tools import Arguments, ServerTool
+from runs.conversations import ConversationNotFound
+from runs.tools import Arguments, ServerTool, ToolContext
 from runs.worker import WorkerLimits
 from streams.bus import Bus, MemoryBus
 from streams.redis_bus import RedisBus
@@ -133,7 +133,7 @@ async def test_in_the_middle_of_tokens_what_was_said_stays_and_is_shown_to_the_m
 async def test_in_a_long_tool_its_call_is_answered_and_the_tool_is_stopped(database: Database, bus: Bus) -> None:
     begun, stopped = asyncio.Event(), asyncio.Event()
 
-    async def work(_: Arguments) -> str:
+    async def work(_arguments: Arguments, _context: ToolContext) -> str:
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -146,7 +146,7 @@ async def test_in_a_long_tool_its_call_is_answered_and_the_tool_is_stopped(datab
     async with scripted(database, bus, model := Scripted([*call("work", "{}"), *finished()]), tool) as (parley, conversation):
         sent = await parley.say(conversation.id, "Hi")
         await asyncio.wait_for(begun.wait(), 10)
-        assert (await cancel(parley, sent.run)).run.usage.estimated
+        assert not (await cancel(parley, sent.run)).run.usage.estimated  # the model's call was over
         await asyncio.wait_for(stopped.wait(), 10)
         events = await checked(parley, conversation.id)
         assert call_states(events)[-1] == ToolCallState.INTERRUPTED
@@ -158,7 +158,7 @@ async def test_in_a_long_tool_its_call_is_answered_and_the_tool_is_stopped(datab
 
 
 async def test_usage_of_earlier_steps_is_as_reported_and_only_the_cut_one_is_estimated(database: Database, bus: Bus) -> None:
-    async def run(_: Arguments) -> str:
+    async def run(_arguments: Arguments, _context: ToolContext) -> str:
         return "Done."
 
     tool = ServerTool(name="work", description="Works.", parameters={"type": "object"}, run=run)

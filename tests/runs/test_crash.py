@@ -14,7 +14,7 @@ from db import runs
 from db.engine import Database
 from llm.endpoints import CompatibleServer
 from llm.registry import ModelRegistry
-from runs.tools import Arguments, ServerTool
+from runs.tools import Arguments, ServerTool, ToolContext
 from runs.worker import WorkerLimits
 from tests.provider import Answer, Call, Provider, Request, echo
 from tests.rig import Rig, rig
@@ -108,7 +108,7 @@ async def test_after_a_kill_the_words_are_there_and_the_run_goes_on(provider: Pr
 async def test_after_a_kill_in_a_tool_it_is_not_run_again(provider: Provider, database_url: str) -> None:
     blows: list[Arguments] = []
 
-    async def strike(arguments: Arguments) -> str:
+    async def strike(arguments: Arguments, _context: ToolContext) -> str:
         blows.append(arguments)
         return "struck again"
 

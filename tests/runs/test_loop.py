@@ -17,7 +17,7 @@ from llm.model import AssistantTurn, ModelRequest, SystemTurn, TextStarted, Tool
 from runs.agents import NewAgent, NewBlock, create_agent
 from runs.conversations import NewConversation, create_conversation
 from runs.send import NewMessage, Send, send
-from runs.tools import Arguments, ServerTool
+from runs.tools import Arguments, ServerTool, ToolContext
 from tests.rig import TENANT, Rig, rig
 from tests.runs.logs import call_states, checked, only, statuses, steps
 from tests.runs.scripted import USAGE, Cue, Models, Scripted, call, failed, finished, reasoning, text
@@ -30,7 +30,7 @@ ECHO_PARAMETERS = {"type": "object", "properties": {"word": {"type": "string"}}}
 
 
 def _echo(calls: list[Arguments]) -> ServerTool:
-    async def run(arguments: Arguments) -> str:
+    async def run(arguments: Arguments, _context: ToolContext) -> str:
         calls.append(arguments)
         return f"echo {arguments['word']}"
 
@@ -199,8 +199,9 @@ async def test_called_tools_are_run_in_order_and_their_returns_shown_to_the_mode
         body = only(await parley.history(conversation.id), MessageType.TOOL_RETURN).body
         assert isinstance(body, ToolReturnBody)
         assert [item.status is ToolReturnStatus.SUCCESS for item in body.tool_returns] == [True, False, False, True]
-        in_order = ["COMPLETED", "FAILED", "FAILED", "COMPLETED"]  # as they are now: appeared and complete, then running and ended
-        assert call_states(log) == [state for state in in_order for _ in range(2)] + in_order * 2
+        # As they are now: each appeared and was complete; one was refused; those that were run, were running and ended.
+        in_order = ["COMPLETED", "FAILED", "FAILED", "COMPLETED"]
+        assert call_states(log) == [state for state in in_order for _ in range(2)] + ["FAILED"] + ["COMPLETED", "FAILED", "COMPLETED"] * 2
         called, returned = model.requests[1].history[-2:]
         assert isinstance(called, ToolCallTurn)
         assert isinstance(returned, ToolReturnTurn)

@@ -10,9 +10,8 @@ from db import agents, blocks, conversations, messages, runs
 from db.engine import Database
 from db.tables import conversations as conversation_rows
 from runs.agents import NewAgent, NewBlock, create_agent, delete_agent
-from runs.conversations import AgentNotFound, NewConversation, create_conversation
+from runs.conversations import AgentNotFound, ConversationNotFound, NewConversation, create_conversation
 from runs.orphans import erase_orphans
-from runs.send import ConversationNotFound
 from runs.worker import WorkerLimits
 from tests.rig import TENANT, Rig, collect, rig
 from tests.runs.logs import eventually, until

@@ -7,11 +7,13 @@ from runs.prompt import compile_system, memory, turns
 from tests.runs.values import CALL, THEN, message
 from vocabulary.conversations import Block
 from vocabulary.messages import (
+    ApprovalResponseBody,
     ErrorBody,
     EventBody,
     HiddenReasoningBody,
     HiddenReasoningState,
     ImagePart,
+    Message,
     MessageType,
     ReasoningBody,
     SystemBody,
@@ -102,7 +104,7 @@ def test_reasoning_that_led_to_no_words_is_left_out() -> None:
 
 def test_reasoning_before_a_call_goes_with_it() -> None:
     hidden = HiddenReasoningBody(state=HiddenReasoningState.REDACTED, signature="s")
-    first, _ = turns([message(MessageType.HIDDEN_REASONING, body=hidden), CALLED])
+    first, *_ = turns([message(MessageType.HIDDEN_REASONING, body=hidden), CALLED])
     assert first == ReasoningTurn("", hidden)
 
 
@@ -110,3 +112,56 @@ def test_what_is_no_part_of_a_talk_is_no_turn() -> None:
     told = message(MessageType.ERROR, "It broke.", ErrorBody(error=RunError(RunErrorType.INTERNAL, "It broke.")))
     happened = message(MessageType.EVENT, "", EventBody(event_type="x", data={}))
     assert turns([message(text=""), told, happened]) == []
+
+
+# ---- calls and their returns
+
+
+def _calls(*ids: str) -> Message:
+    calls = tuple(replace(CALL, id=id_, provider_call_id=f"given-{id_}") for id_ in ids)
+    return message(MessageType.TOOL_CALL, body=ToolCallBody(tool_calls=calls))
+
+
+def _returns(*ids: str) -> Message:
+    return message(MessageType.TOOL_RETURN, body=ToolReturnBody(tool_returns=tuple(replace(RETURNED, tool_call_id=id_) for id_ in ids)))
+
+
+def _paired(context: list[Message]) -> list[list[str] | str]:
+    return [
+        [item.call_id.removeprefix("given-") for item in turn.returns]
+        if isinstance(turn, ToolReturnTurn)
+        else type(turn).__name__.removesuffix("Turn")
+        for turn in turns(context)
+    ]
+
+
+def test_returns_follow_the_calls_of_their_step_in_the_calls_order() -> None:
+    assert _paired([_calls("a", "b"), _returns("b", "a"), SAID]) == ["ToolCall", ["a", "b"], "Assistant"]
+    assert _paired([_calls("a", "b"), _returns("a"), _returns("b")]) == ["ToolCall", ["a", "b"]]
+
+
+def test_words_that_the_model_said_behind_its_calls_stay_before_the_returns() -> None:
+    assert _paired([_calls("a"), REASONED, SAID, _returns("a")]) == ["ToolCall", "Reasoning", "Assistant", ["a"]]
+
+
+def test_returns_come_before_whatever_was_said_meanwhile() -> None:
+    assert _paired([_calls("a"), ASKED, _returns("a")]) == ["ToolCall", ["a"], "User"]
+    later = replace(SAID, step_id="step-2")
+    assert _paired([_calls("a"), later, _returns("a")]) == ["ToolCall", ["a"], "Assistant"]
+
+
+def test_a_call_that_nothing_answers_has_an_error_return() -> None:
+    for context in ([_calls("a")], [_calls("a"), ASKED]):
+        returned = turns(context)[1]
+        assert isinstance(returned, ToolReturnTurn)
+        assert [(item.call_id, item.status) for item in returned.returns] == [("given-a", ToolReturnStatus.ERROR)]
+
+
+def test_a_return_whose_call_is_no_longer_shown_is_left_out() -> None:
+    assert _paired([_returns("a"), ASKED]) == ["User"]
+
+
+def test_requests_and_responses_are_for_people() -> None:
+    request = message(MessageType.APPROVAL_REQUEST, body=ToolCallBody(tool_calls=(CALL,)))
+    response = message(MessageType.APPROVAL_RESPONSE, body=ApprovalResponseBody(decisions=()))
+    assert _paired([_calls(CALL.id), request, response, _returns(CALL.id)]) == ["ToolCall", [CALL.id]]

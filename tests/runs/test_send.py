@@ -8,8 +8,8 @@ import pytest
 from db.engine import Database
 from llm.model import UserTurn
 from llm.registry import ModelNotFound
-from runs.conversations import IdempotencyConflict
-from runs.send import ConversationBusy, ConversationNotFound, NewMessage, Send, Sent, send
+from runs.conversations import ConversationNotFound, IdempotencyConflict
+from runs.send import ConversationBusy, NewMessage, Send, Sent, send
 from tests.rig import TENANT, Rig, rig
 from tests.runs.logs import checked, rows, running, said, statuses, until
 from tests.runs.scripted import Models, Scripted, finished, text

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from db.engine import Connection, Database
-from runs.tools import Arguments, ServerTool
+from runs.tools import Arguments, ServerTool, ToolContext
 from runs.worker import WorkerLimits
 from tests.rig import Rig, rig
 from tests.runs.logs import checked, said, steps, until
@@ -22,7 +22,7 @@ LIMITS = WorkerLimits(sole=False, reconcile_s=0.05, hand_over_s=10)
 
 
 def _slow(gate: asyncio.Event) -> ServerTool:
-    async def run(_: Arguments) -> str:
+    async def run(_arguments: Arguments, _context: ToolContext) -> str:
         await gate.wait()
         return "done"
 

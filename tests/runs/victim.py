@@ -15,7 +15,7 @@ import structlog
 from db.engine import Database
 from llm.endpoints import CompatibleServer
 from llm.registry import ModelRegistry
-from runs.tools import Arguments, ServerTool
+from runs.tools import Arguments, ServerTool, ToolContext
 from runs.worker import WorkerLimits
 from tests.rig import Rig, rig
 from vocabulary.events import DeltaMode, MessageDelta, ToolCallChanged
@@ -26,7 +26,7 @@ def tell(**line: object) -> None:
     sys.stdout.flush()
 
 
-async def _endless(_arguments: Arguments) -> str:
+async def _endless(_arguments: Arguments, _context: ToolContext) -> str:
     tell(tool="runs")
     await asyncio.Event().wait()
     return "never"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from db.engine import Database
-from runs.tools import Arguments, ServerTool
+from runs.tools import Arguments, ServerTool, ToolContext
 from runs.worker import WorkerLimits
 from streams.bus import Bus
 from streams.reader import Reader
@@ -34,7 +34,7 @@ HELD_AFTER = [1, 5, 11, 13, 19, 26]
 """In the middle of each part: at its last delta a run does not stand still, its end follows unasked."""
 
 
-async def look(_arguments: Arguments) -> str:
+async def look(_arguments: Arguments, _context: ToolContext) -> str:
     return "𝄞 rings 🪐 of ice"
 
 
