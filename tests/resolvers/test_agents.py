@@ -181,7 +181,7 @@ async def test_blocks_and_tools_are_replaced_by_label_and_name(client: Client) -
         ),
         ({"blocks": [{"label": "new", "value": "x" * 5001}]}, {"code": "BAD_USER_INPUT", "argument": "input.blocks[0].value"}),
         ({"id": "nonsense"}, {"code": "NOT_FOUND"}),
-        ({"id": new_id(Noun.AGENT)}, {"code": "NOT_FOUND"}),
+        pytest.param({"id": new_id(Noun.AGENT)}, {"code": "NOT_FOUND"}, id="unknown"),
     ],
     ids=str,
 )

@@ -114,7 +114,7 @@ async def test_a_fork_has_an_edge_of_the_list_and_names_its_source(client: Clien
     assert alone == {"conversation": {"forkedFrom": None, "messages": {"totalCount": 2}}}
 
 
-@pytest.mark.parametrize("through", ["nonsense", new_id(Noun.MESSAGE)])
+@pytest.mark.parametrize("through", ["nonsense", new_id(Noun.MESSAGE)], ids=["malformed", "unknown"])
 async def test_a_fork_through_nothing_is_not_found(client: Client, through: str) -> None:
     id_ = await _conversation(client)
     assert await client.refused(FORK, input={"id": id_, "throughMessageId": through}) == {"code": "NOT_FOUND"}
