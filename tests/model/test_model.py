@@ -25,9 +25,9 @@ from tests.runs.scripted import USAGE, Models
 from vocabulary.runs import RunError, RunErrorType
 
 SETTLED_S = 4.0
-STEPS = 20
-EXAMPLES = 8
-MOST_THREADS = 4
+STEPS = 25
+EXAMPLES = 12
+MOST_THREADS = 2
 
 CREATE = "mutation ($input: CreateConversationInput!) { createConversation(input: $input) { conversation { id } } }"
 UPDATE = "mutation ($input: UpdateConversationInput!) { updateConversation(input: $input) { conversation { summary } } }"
