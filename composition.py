@@ -134,6 +134,7 @@ def worker_limits_of(settings: Settings) -> WorkerLimits:
 def log_to_stderr(level: str) -> None:
     """Ours at the level that was asked for; the libraries' only when something is wrong. No values of variables in tracebacks."""
     logging.basicConfig(level=max(logging.getLevelNamesMapping()[level], logging.WARNING), format="%(name)s: %(message)s")
+    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # of a database that is away `runs.jobs` tells in one line
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
