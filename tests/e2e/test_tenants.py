@@ -1,5 +1,7 @@
 """Two tenants that do the same do not see each other, whatever they ask and however they ask."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from tests.e2e.client import CREATE_AGENT, CREATE_CONVERSATION, FOLLOW, SEND, Client, Refused, Transcript
@@ -20,6 +22,9 @@ BY_ID = [
     "query ($id: ID!) { conversation(id: $id) { id } }",
     "query ($id: ID!) { run(id: $id) { id } }",
 ]
+MUTATIONS = '{ __type(name: "Mutation") { fields { name } } }'
+LIST_EVENTS = "subscription { conversationListEvents { kind conversationId conversation { summary } } }"
+CURSORS = "query ($after: String) { conversations(first: 1, after: $after) { pageInfo { endCursor } } }"
 RUN_EVENTS = "subscription ($id: ID!) { runEvents(runId: $id, after: 0) { sequence } }"
 
 
@@ -82,6 +87,69 @@ async def test_nobody_writes_to_another_tenant_not_even_with_its_keys(client: Cl
         answer = await client.answer(document, input=given)
         assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]
     assert (await stranger.ask(OVERVIEW), await client.ask(OVERVIEW)) == before
+
+
+def _intrusions(theirs: dict[str, str]) -> Mapping[str, Mapping[str, object]]:
+    """By mutation, what is wanted of something that is another tenant's."""
+    agent: dict[str, object] = {"id": theirs["Agent"]}
+    conversation: dict[str, object] = {"id": theirs["Conversation"]}
+    response = {"toolCallId": "toolcall-1", "decision": {"deny": {}}}
+    return {
+        "updateAgent": {**agent, "name": "Mine"},
+        "deleteAgent": agent,
+        "updateBlock": {"id": theirs["Block"], "value": "Likes long answers."},
+        "createConversation": {"agentId": theirs["Agent"], "idempotencyKey": "morning"},
+        "updateConversation": {**conversation, "summary": "Mine"},
+        "deleteConversation": conversation,
+        "forkConversation": {**conversation, "throughMessageId": theirs["UserMessage"], "idempotencyKey": "fork"},
+        "recompileConversation": conversation,
+        "sendMessage": {"conversationId": theirs["Conversation"], "messages": [{"text": "Good morning"}], "whenBusy": "INTERRUPT"},
+        "respondToToolCalls": {"conversationId": theirs["Conversation"], "responses": [response], "idempotencyKey": "greeting"},
+        "cancelConversation": conversation,
+        "cancelRun": {"id": theirs["Run"]},
+    }
+
+
+NEEDS_NOTHING = {"createAgent"}
+NOT_FOUND_FIRST = "mutation ($input: {type}!) {{ {name}(input: $input) {{ __typename }} }}"
+
+
+async def test_every_mutation_finds_nothing_of_another_tenant(client: Client, stranger: Client) -> None:
+    theirs = await the_same_morning(stranger)
+    before = (await stranger.ask(OVERVIEW), await client.ask(OVERVIEW))
+    intrusions = _intrusions(theirs)
+    mutations = {field["name"] for field in (await client.ask(MUTATIONS))["__type"]["fields"]}
+    assert mutations - NEEDS_NOTHING == set(intrusions), "a mutation that nobody has tried here"
+    for name, given in intrusions.items():
+        document = NOT_FOUND_FIRST.format(type=f"{name[0].upper()}{name[1:]}Input", name=name)
+        answer = await client.answer(document, input=given)
+        assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"], name
+    assert (await stranger.ask(OVERVIEW), await client.ask(OVERVIEW)) == before
+
+
+async def test_a_fork_cannot_end_with_a_message_of_another_tenant(client: Client, stranger: Client) -> None:
+    mine, theirs = await the_same_morning(client), await the_same_morning(stranger)
+    document = NOT_FOUND_FIRST.format(type="ForkConversationInput", name="forkConversation")
+    answer = await client.answer(document, input={"id": mine["Conversation"], "throughMessageId": theirs["UserMessage"]})
+    assert [error["extensions"]["code"] for error in answer["errors"]] == ["NOT_FOUND"]
+
+
+async def test_a_cursor_of_another_tenant_is_none(client: Client, stranger: Client) -> None:
+    await the_same_morning(client)
+    await the_same_morning(stranger)
+    cursor = (await stranger.ask(CURSORS))["conversations"]["pageInfo"]["endCursor"]
+    answer = await client.answer(CURSORS, after=cursor)
+    assert [error["extensions"]["code"] for error in answer["errors"]] == ["INVALID_CURSOR"]
+
+
+async def test_nobody_hears_of_the_list_of_another_tenant(client: Client, stranger: Client) -> None:
+    async with client.socket() as socket:
+        heard = await socket.start(LIST_EVENTS)
+        assert (await anext(heard))["conversationListEvents"]["kind"] == "CAUGHT_UP"
+        await the_same_morning(stranger)
+        conversation_id = await client.conversation()
+        told = (await anext(heard))["conversationListEvents"]
+        assert (told["kind"], told["conversationId"]) == ("CREATED", conversation_id)
 
 
 async def test_nobody_follows_another_tenant(client: Client, stranger: Client) -> None:
