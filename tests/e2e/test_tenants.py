@@ -93,7 +93,7 @@ def _intrusions(theirs: dict[str, str]) -> Mapping[str, Mapping[str, object]]:
     """By mutation, what is wanted of something that is another tenant's."""
     agent: dict[str, object] = {"id": theirs["Agent"]}
     conversation: dict[str, object] = {"id": theirs["Conversation"]}
-    response = {"toolCallId": "toolcall-1", "decision": {"deny": {}}}
+    response: dict[str, object] = {"toolCallId": "toolcall-1", "decision": {"deny": {"reason": "no"}}}
     return {
         "updateAgent": {**agent, "name": "Mine"},
         "deleteAgent": agent,
