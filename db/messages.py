@@ -98,6 +98,12 @@ async def change(connection: AsyncConnection, changed: Sequence[Message]) -> Non
         await connection.execute(_CHANGE, [_changing(message) for message in changed])
 
 
+async def tidy(connection: AsyncConnection, tidied: Sequence[Message]) -> None:
+    """Writes bodies that differ only in what nobody is shown, so that the message's state is still that of its number."""
+    if tidied:
+        await connection.execute(_TIDY, [{"message_id_": message.id, "body": message.body} for message in tidied])
+
+
 async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -> list[Message]:
     visible = is_visible(tenant, messages.c.conversation_id).correlate(messages)
     query = select(*COLUMNS).select_from(_joined).where(visible, messages.c.id.in_(list(ids)))
@@ -243,6 +249,7 @@ _CONTEXT = union_all(
 
 _CHANGING = ("status", "ordinal", "text", "body", "in_tail", "sequence")
 _CHANGE = update(messages).where(messages.c.id == bindparam("message_id_")).values({name: bindparam(name) for name in _CHANGING})
+_TIDY = update(messages).where(messages.c.id == bindparam("message_id_")).values(body=bindparam("body"))
 _CLOSE = _CHANGE.values(prunable_since=bindparam("prunable_since"))
 _DELETE_DELTAS = delete(events).where(
     events.c.conversation_id == bindparam("conversation_id_"),

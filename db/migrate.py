@@ -31,11 +31,11 @@ class DatabaseTooOld(Exception):
         super().__init__(f"the database {found}; run `python -m db upgrade` first")
 
 
-async def upgrade(database: Database) -> None:
-    """To the newest tables, in one transaction. Raises DatabaseTooNew, DatabaseUnusable."""
+async def upgrade(database: Database, *, to: str = "head") -> None:
+    """To the newest tables, or to those of an older revision, in one transaction. Raises DatabaseTooNew, DatabaseUnusable."""
     with _one_line(database):
         async with database.write() as connection:
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(_upgrade, to)
 
 
 async def require_current(database: Database) -> None:
@@ -54,13 +54,13 @@ def _one_line(database: Database) -> Generator[None]:
         raise DatabaseUnusable(f"DATABASE_URL: {database.url.render_as_string()} cannot be used: {reason}") from None
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, to: str) -> None:
     config = _config()
     config.attributes["connection"] = connection
     if connection.dialect.name == "postgresql":
         _wait_in_line(connection)
     _refuse_newer(connection, ScriptDirectory.from_config(config))
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
 
 
 def _require_current(connection: Connection) -> None:

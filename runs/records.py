@@ -75,10 +75,10 @@ async def write_returns(transaction: Transaction, head: Head, calls: Message, *,
     """What the calls of a step have returned, all of them, in their order."""
     returns = tuple(call.returned for call in calls_of(calls) if call.returned is not None)
     body = ToolReturnBody(tool_returns=returns)
-    told = await write_message(
+    await write_message(
         transaction, head, MessageType.TOOL_RETURN, body, run_id=run_id, group_id=calls.group_id, step_id=calls.step_id, told_by=told_by
     )
-    await messages.change(transaction.connection, [replace(without_returns(calls), sequence=told.sequence)])
+    await messages.tidy(transaction.connection, [without_returns(calls)])
 
 
 def calls_of(message: Message) -> tuple[ToolCall, ...]:

@@ -164,6 +164,7 @@ class Writer:
         await messages.create(transaction.connection, rows.created)
         await messages.close(transaction.connection, rows.closed, now=transaction.now)
         await messages.change(transaction.connection, rows.changed)
+        await messages.tidy(transaction.connection, rows.tidied)
         await runs.create_steps(transaction.connection, rows.started_steps)
         await runs.save_steps(transaction.connection, rows.changed_steps)
         await runs.save(transaction.connection, list(rows.runs.values()))

@@ -107,6 +107,7 @@ class Rows:
     created: list[Message] = field(default_factory=list[Message])
     closed: list[Message] = field(default_factory=list[Message])
     changed: list[Message] = field(default_factory=list[Message])
+    tidied: list[Message] = field(default_factory=list[Message])
     started_steps: list[Step] = field(default_factory=list[Step])
     changed_steps: list[Step] = field(default_factory=list[Step])
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
@@ -161,7 +162,7 @@ def _payload(
                 rows.changed.append(placed(message))
             return ToolCallChanged(message.id, message.type, replace(tool_call, returned=None))
         case Return(message, calls):
-            rows.changed.append(placed(without_returns(calls)))
+            rows.tidied.append(without_returns(calls))
             rows.created.append(message := placed(message))
             return MessageCompleted(message)
         case StartStep(step, run):

@@ -131,6 +131,7 @@ class _Subscription:
 
     def _reset(self, reason: ResetReason, head: int) -> StreamReset:
         self.position = head
+        self.reader.hub.metrics.stream_resets.labels(reason).inc()
         return StreamReset(reason, head)
 
     async def _backlog(self) -> int:
@@ -158,6 +159,8 @@ class _Subscription:
     def _item(self, event: Event) -> Item:
         item = Item(event.sequence, self.previous, event.occurred_at, event.run_id, event.payload)
         self.previous = event.sequence
+        if isinstance(event.payload, StreamReset):
+            self.reader.hub.metrics.stream_resets.labels(event.payload.reason).inc()
         return item
 
     def _made(self, payload: Payload) -> Item:

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, bindparam, inspect, text
 
 from cluster.postgres import fresh_database
 from db import agents, conversations
@@ -17,7 +17,8 @@ from db.engine import Database, DatabaseUnusable, PostgresLimits
 from db.migrate import LOCK, DatabaseTooNew, DatabaseTooOld, require_current, upgrade
 from db.procrastinate import bring_up
 from db.tables import metadata
-from tests.db.rows import TENANT, stored_conversation
+from db.types import Timestamp
+from tests.db.rows import NOON, TENANT, stored_conversation
 from vocabulary.compaction import CompactionSettings
 
 NOT_OURS = ("alembic", "procrastinate", "ix_conversations_summary")
@@ -104,18 +105,15 @@ async def test_to_upgrade_again_changes_nothing(empty: Database) -> None:
 
 
 async def test_agents_from_before_compaction_had_settings_get_the_defaults(empty: Database) -> None:
-    old = (
-        "INSERT INTO agents (id, tenant, name, instructions, model, model_settings, tools, created_at, updated_at) "
-        "SELECT 'agent-old', tenant, 'old', '', model, model_settings, tools, created_at, updated_at FROM agents"
-    )
-    await upgrade(empty)
-    await stored_conversation(empty)
+    await upgrade(empty, to="0003")
     async with empty.write() as connection:
-        await connection.execute(text("DROP INDEX ix_agents_erasing"))
-        for column in ("compaction_settings", "erased_at"):
-            await connection.execute(text(f"ALTER TABLE agents DROP COLUMN {column}"))
-        await connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
-        await connection.execute(text(old))
+        await connection.execute(
+            text(
+                "INSERT INTO agents (id, tenant, name, instructions, model, model_settings, tools, created_at, updated_at) "
+                "VALUES ('agent-old', :tenant, 'old', '', 'demo/echo', '{}', '[]', :now, :now)"
+            ).bindparams(bindparam("now", NOON, Timestamp)),
+            {"tenant": TENANT},
+        )
     await upgrade(empty)
     async with empty.read() as connection:
         [agent] = await agents.by_ids(connection, TENANT, ["agent-old"])

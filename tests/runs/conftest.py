@@ -8,8 +8,18 @@ from db.engine import Database
 from llm.endpoints import CompatibleServer, Timeouts
 from llm.registry import ModelRegistry
 from runs.backoff import RetryLimits
+from runs.tools import Arguments, ServerTool, ToolContext
+from tests.db.rows import NOON
 from tests.provider import Provider
 from tests.rig import Rig, rig
+
+
+async def _time(_arguments: Arguments, _context: ToolContext) -> str:
+    return NOON.isoformat()
+
+
+FORGIVING_CLOCK = ServerTool(name="current_time", description="The time.", parameters={"type": "object"}, run=_time)
+"""Takes whatever arguments a script has chosen for being long."""
 
 
 @pytest.fixture
@@ -28,5 +38,5 @@ def patience_s() -> float:
 async def remote(database: Database, provider: Provider, patience_s: float) -> AsyncGenerator[Rig]:
     local = CompatibleServer(base_url=provider.base_url, api_key="key-l")
     models = ModelRegistry(servers={"local": local}, timeouts=Timeouts(first_token_s=patience_s, idle_s=patience_s))
-    async with rig(database, models=models, retries=RetryLimits(retries=0)) as running:
+    async with rig(database, models=models, tools=[FORGIVING_CLOCK], retries=RetryLimits(retries=0)) as running:
         yield running

@@ -121,4 +121,4 @@ async def test_after_an_interrupt_a_failure_and_a_queue_the_history_is_well_form
         ("user", "One"),
         ("assistant", "Half an answer"),
     ]
-    assert _parts(provider.requests[-1].body) == ["One", "Three", "Two"]
+    assert _parts(provider.requests[-1].body) == ["One", "Three\n\nTwo"], "nothing was answered in between"

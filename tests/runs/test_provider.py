@@ -181,7 +181,8 @@ async def _goes_on(remote: Rig, provider: Provider, conversation_id: str, said: 
     assert run.status is RunStatus.COMPLETED
     await checked(remote, conversation_id)
     asked = _well_formed(provider.requests[-1])
-    assert [message["content"] for message in asked if message["role"] == "user"] == ["The question", "And now?"]
+    questions = [message["content"] for message in asked if message["role"] == "user"]
+    assert "\n\n".join(questions) == "The question\n\nAnd now?", "neighbours go as one to such servers"
     assert [message["content"] for message in asked if message["role"] == "assistant" and message.get("content")] == said
 
 
