@@ -4,13 +4,28 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ColumnElement, Subquery, Table, TextClause, cast, column, func, insert, select, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    FromClause,
+    Subquery,
+    Table,
+    TextClause,
+    cast,
+    column,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from db.types import Json, Timestamp, dump_json
 
@@ -105,6 +120,24 @@ def _json_item_postgresql(element: json_item, compiler: SQLCompiler, **kw: Any) 
     return f"({compiler.process(element.clauses, **kw)} ->> {element.index})"
 
 
+class Tid(UserDefinedType[str]):
+    """Where a version of a row lies in its table; only PostgreSQL tells. Given and taken as text."""
+
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[str]:
+        return str
+
+    def get_col_spec(self, **_kw: Any) -> str:
+        return "tid"
+
+
+def tid_of(table: FromClause) -> ColumnElement[Any]:
+    """Cast it to text to read it."""
+    return literal_column(f"{table.description}.ctid", Tid())
+
+
 def batch(rows: ColumnElement[Any], columns: Mapping[str, TypeEngine[Any]], *, name: str) -> Subquery:
     """Rows given as one JSON parameter, `[[value, …], …]`, readable as a table: the statement's text never depends on their number."""
     elements = json_elements(rows).table_valued(column("value", Json), name=f"{name}_elements")
@@ -147,4 +180,4 @@ def _array_parameter(name: str, kind: TypeEngine[Any]) -> str:
 _postgresql = postgresql.dialect()
 
 
-__all__ = ["batch", "func", "insert_rows", "json_rows", "now", "seconds_from_now"]
+__all__ = ["Tid", "batch", "func", "insert_rows", "json_rows", "now", "seconds_from_now", "tid_of"]
