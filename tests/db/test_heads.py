@@ -214,6 +214,17 @@ async def test_a_head_that_lies_where_it_is_said_to_is_not_looked_up_by_its_key(
     assert await look_ups(database, knowing) == 0
 
 
+@on_postgresql
+@pytest.mark.parametrize("many", [2, 8, 20])
+async def test_nor_is_it_in_a_table_that_was_small_when_the_statement_was_planned(database: Database, many: int) -> None:
+    conversations = [await held_conversation(database) for _ in range(many)]
+    async with database.read() as connection:
+        await connection.execute(text("VACUUM ANALYZE heads"))
+    for number in range(8):  # with the sixth time, a plan is kept
+        claims = await told(database, *(claim(conversation, write_number=5 + number) for conversation in conversations))
+        assert await look_ups(database, claims) == 0
+
+
 async def look_ups(database: Database, claims: Sequence[Claim]) -> int:
     """How often the table or its index is searched to grant them all."""
     async with database.write() as connection:
