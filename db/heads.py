@@ -187,7 +187,8 @@ def _grant_by_key() -> ReturningUpdate[str, int, int, str | None]:
 def _grant_where_they_lie() -> ReturningUpdate[str, int, int, str | None]:
     """Waits for nobody, so it needs no order. A claim is looked up where it says, and by its key when its head no longer lies there.
 
-    A statement of its own for each claim (LATERAL) lets the planner do nothing else, however small the table was when it planned.
+    With a statement of its own for each claim (LATERAL) the planner cannot read the whole table once and join, however small that was
+    when it planned.
     """
     there, anywhere, head = heads.alias("there"), heads.alias("anywhere"), heads.alias("head")
     remembered = select(tid_of(there)).where(tid_of(there) == _claims.c.tid, there.c.conversation_id == _claims.c.conversation_id)
