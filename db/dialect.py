@@ -8,6 +8,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     ColumnElement,
+    FromClause,
     Subquery,
     Table,
     TextClause,
@@ -24,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from db.types import Json, Timestamp, dump_json
 
@@ -141,6 +142,24 @@ def _json_item_postgresql(element: json_item, compiler: SQLCompiler, **kw: Any) 
     return f"({compiler.process(element.clauses, **kw)} ->> {element.index})"
 
 
+class Tid(UserDefinedType[str]):
+    """Where a version of a row lies in its table; only PostgreSQL tells. Given and taken as text."""
+
+    cache_ok = True
+
+    @property
+    def python_type(self) -> type[str]:
+        return str
+
+    def get_col_spec(self, **_kw: Any) -> str:
+        return "tid"
+
+
+def tid_of(table: FromClause) -> ColumnElement[Any]:
+    """Cast it to text to read it."""
+    return literal_column(f"{table.description}.ctid", Tid())
+
+
 def batch(rows: ColumnElement[Any], columns: Mapping[str, TypeEngine[Any]], *, name: str) -> Subquery:
     """Rows given as one JSON parameter, `[[value, …], …]`, readable as a table: the statement's text never depends on their number."""
     elements = json_elements(rows).table_valued(column("value", Json), name=f"{name}_elements")
@@ -183,4 +202,4 @@ def _array_parameter(name: str, kind: TypeEngine[Any]) -> str:
 _postgresql = postgresql.dialect()
 
 
-__all__ = ["batch", "func", "insert_rows", "json_rows", "now", "seconds_from_now"]
+__all__ = ["Tid", "batch", "func", "insert_rows", "json_rows", "now", "seconds_from_now", "tid_of"]

@@ -6,10 +6,11 @@ first) and an OS lock beside the file: one process owns the database, and a seco
 """
 
 import sqlite3
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -35,6 +36,11 @@ Connection = AsyncConnection
 
 DatabaseError = (SQLAlchemyError, OSError)
 """What reading and writing may raise when the database is away, or refuses."""
+
+_TO_WRITE = MappingProxyType({"random_page_cost": "1"})
+"""What is written was just read, so no page is far away. Else a table of a few pages is planned to be read whole, for each row that
+is wanted, and the plan is kept while the table grows: as `heads` does beside an old snapshot.
+"""
 
 _READERS = 8
 _SILENCE_S = 5.0
@@ -79,10 +85,10 @@ class PostgresLimits:
         }
         return {"application_name": self.program, **{name: str(round(value * 1000)) for name, value in seconds.items()}}
 
-    def connect_arguments(self) -> dict[str, Any]:
+    def connect_arguments(self, more_settings: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
         # The client's own deadline is for a server that no longer answers at all; one that does would have answered before.
         command_s = None if self.statement_s is None else self.statement_s + _SILENCE_S
-        return {"server_settings": self.server_settings(), "timeout": self.connect_s, "command_timeout": command_s}
+        return {"server_settings": {**self.server_settings(), **more_settings}, "timeout": self.connect_s, "command_timeout": command_s}
 
 
 def _lower(value: object) -> str | None:
@@ -152,9 +158,9 @@ class Database:
 
     @classmethod
     def _open_postgresql(cls, url: URL, limits: PostgresLimits) -> "Database":
-        options: dict[str, Any] = {"pool_size": limits.pool_size, "max_overflow": 0, "connect_args": limits.connect_arguments()}
-        readers = _engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, **options)
-        writer = _engine(url, **options)
+        options: dict[str, Any] = {"pool_size": limits.pool_size, "max_overflow": 0}
+        readers = _engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, connect_args=limits.connect_arguments(), **options)
+        writer = _engine(url, connect_args=limits.connect_arguments(_TO_WRITE), **options)
         for engine in (readers, writer):
             event.listen(engine.sync_engine, "checkout", _refuse_closed)
         return cls(url, readers=readers, writer=writer, lock=None)

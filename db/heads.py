@@ -1,13 +1,18 @@
-"""Heads: the one hot row of a conversation. Its lock makes commit order equal to sequence order; the fence on it keeps lost runs out."""
+"""Heads: the one hot row of a conversation. Its lock makes commit order equal to sequence order; the fence on it keeps lost runs out.
+
+While an old snapshot is open no version of a head can be removed, and to find the living one by its key is to visit them all. So on
+PostgreSQL whoever was granted a head remembers where it lies (docs/decisions/0011-where-a-head-lies.md).
+"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from sqlalchemy import Integer, bindparam, insert, select, update
+from sqlalchemy import CTE, ColumnElement, FromClause, Integer, String, Subquery, bindparam, cast, func, insert, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from db.dialect import batch
+from db.dialect import Tid, batch, tid_of
 from db.tables import heads
 from db.types import Identifier, Json
 
@@ -35,7 +40,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What one run asks of its head in one batch: so many numbers and ordinals, if the lease still holds."""
+    """What one run asks of its head in one batch: so many numbers and ordinals, if the lease still holds.
+
+    `tid`: where it was told that the head lies. It may be wrong by now, or another row's; that costs a look-up by key and nothing else.
+    """
 
     conversation_id: str
     run_id: str
@@ -43,19 +51,23 @@ class Claim:
     write_number: int
     sequences: int
     ordinals: int
+    tid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The first sequence and the first ordinal that the claim may use."""
+    """The first sequence and the first ordinal that the claim may use. `tid`: where the head lies from now on, for the next claim."""
 
     first_sequence: int
     first_ordinal: int
+    tid: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Grants:
-    """By conversation; `skipped`: their leases hold, but their heads were locked by others. Who is in neither has lost its lease."""
+    """By conversation; `skipped`: their leases hold, but their heads were locked by others, or being changed by them. Who is in neither
+    has lost its lease.
+    """
 
     granted: dict[str, Granted]
     skipped: frozenset[str]
@@ -68,6 +80,7 @@ _CLAIM_COLUMNS = {
     "write_number": Integer(),
     "sequences": Integer(),
     "ordinals": Integer(),
+    "tid": Tid(),
 }
 
 
@@ -100,17 +113,19 @@ async def write_numbers(connection: AsyncConnection, conversation_ids: Iterable[
 
 
 async def grant(connection: AsyncConnection, claims: Sequence[Claim], *, patient: bool = False) -> Grants:
-    """Locks the heads in id order and raises those whose lease holds. Whoever is locked by another is passed over, or waited for.
+    """Locks the heads and raises those whose lease holds. Whoever is locked by another is passed over, or waited for, in id order.
 
     The check stands in the locking statement's own WHERE: a check on any other row would leak under READ COMMITTED.
     """
     rows = [[getattr(claim, column) for column in _CLAIM_COLUMNS] for claim in claims]
-    result = await connection.execute(_GRANT_PATIENTLY if patient else _GRANT, {"claims": rows})
+    by_key = patient or connection.dialect.name != "postgresql"
+    result = await connection.execute(_GRANT_BY_KEY if by_key else _GRANT_WHERE_THEY_LIE, {"claims": rows})
     by_conversation = {claim.conversation_id: claim for claim in claims}
     granted = {
         row.conversation_id: Granted(
             row.head_sequence - by_conversation[row.conversation_id].sequences + 1,
             row.next_ordinal - by_conversation[row.conversation_id].ordinals,
+            row.tid,
         )
         for row in result
     }
@@ -137,32 +152,60 @@ async def release(connection: AsyncConnection, conversation_ids: Iterable[str]) 
 _ids = batch(bindparam("ids", type_=Json), {"conversation_id": Identifier}, name="ids")
 _POSITIONS = select(heads.c.conversation_id, heads.c.head_sequence).join(_ids, heads.c.conversation_id == _ids.c.conversation_id)
 _claims = batch(bindparam("claims", type_=Json), _CLAIM_COLUMNS, name="claims")
-_held = (
-    (heads.c.conversation_id == _claims.c.conversation_id)
-    & (heads.c.active_run_id == _claims.c.run_id)
-    & (heads.c.fence == _claims.c.fence)
-    & (heads.c.write_number == _claims.c.write_number)
-)
 
 
-def _grant(*, patient: bool) -> ReturningUpdate[str, int, int]:
+def _held(head: FromClause) -> ColumnElement[bool]:
+    return (
+        (head.c.conversation_id == _claims.c.conversation_id)
+        & (head.c.active_run_id == _claims.c.run_id)
+        & (head.c.fence == _claims.c.fence)
+        & (head.c.write_number == _claims.c.write_number)
+    )
+
+
+def _raised(by: Subquery | CTE, tid: ColumnElement[Any]) -> ReturningUpdate[str, int, int, str | None]:
+    raised = {
+        "head_sequence": heads.c.head_sequence + by.c.sequences,
+        "next_ordinal": heads.c.next_ordinal + by.c.ordinals,
+        "write_number": heads.c.write_number + 1,
+    }
+    return update(heads).values(raised).returning(heads.c.conversation_id, heads.c.head_sequence, heads.c.next_ordinal, tid.label("tid"))
+
+
+def _grant_by_key() -> ReturningUpdate[str, int, int, str | None]:
+    """Waits for locks, in id order. Answers no places: a database that has none gets this statement too."""
     locked = (
         select(heads.c.conversation_id)
-        .join(_claims, _held)
+        .join(_claims, _held(heads))
         .order_by(heads.c.conversation_id)
-        .with_for_update(key_share=True, of=heads, skip_locked=not patient)
+        .with_for_update(key_share=True, of=heads)
         .cte("locked")
     )
-    return (
-        update(heads)
-        .where(_held, heads.c.conversation_id.in_(select(locked.c.conversation_id)))
-        .values(
-            head_sequence=heads.c.head_sequence + _claims.c.sequences,
-            next_ordinal=heads.c.next_ordinal + _claims.c.ordinals,
-            write_number=heads.c.write_number + 1,
-        )
-        .returning(heads.c.conversation_id, heads.c.head_sequence, heads.c.next_ordinal)
+    return _raised(_claims, null()).where(_held(heads), heads.c.conversation_id.in_(select(locked.c.conversation_id)))
+
+
+def _grant_where_they_lie() -> ReturningUpdate[str, int, int, str | None]:
+    """Waits for nobody, so it needs no order. A claim is looked up where it says, and by its key when its head no longer lies there.
+
+    With a statement of its own for each claim (LATERAL) the planner cannot read the whole table once and join, however small that was
+    when it planned.
+    """
+    there, anywhere, head = heads.alias("there"), heads.alias("anywhere"), heads.alias("head")
+    remembered = select(tid_of(there)).where(tid_of(there) == _claims.c.tid, there.c.conversation_id == _claims.c.conversation_id)
+    by_key = select(tid_of(anywhere)).where(anywhere.c.conversation_id == _claims.c.conversation_id)
+    tid = func.coalesce(remembered.correlate(_claims).scalar_subquery(), by_key.correlate(_claims).scalar_subquery())
+    taken = (
+        select(head.c.conversation_id, tid_of(head).label("tid"))
+        .where(tid_of(head) == tid, _held(head))
+        .correlate(_claims)
+        .with_for_update(key_share=True, skip_locked=True)
+        .lateral("taken")
     )
+    # Said once more, the key tells the planner that there is one head for each claim: so it goes to each, instead of through all.
+    one_each = taken.c.conversation_id == _claims.c.conversation_id
+    locked = select(taken, _claims.c.sequences, _claims.c.ordinals).select_from(_claims.join(taken, one_each)).cte("locked")
+    lies_there = (tid_of(heads) == locked.c.tid) & (heads.c.conversation_id == locked.c.conversation_id)
+    return _raised(locked, cast(tid_of(heads), String)).where(lies_there)
 
 
-_GRANT, _GRANT_PATIENTLY = _grant(patient=False), _grant(patient=True)
+_GRANT_BY_KEY, _GRANT_WHERE_THEY_LIE = _grant_by_key(), _grant_where_they_lie()

@@ -116,7 +116,7 @@ heads = Table(
     Column("fence", Integer, nullable=False),
     Column("write_number", Integer, nullable=False),
     Column("list_version", Integer, nullable=False),
-    postgresql_with={"fillfactor": 50},
+    postgresql_with={"fillfactor": 10},  # room for many versions of few heads on each page: docs/decisions/0011
 )
 
 messages = Table(

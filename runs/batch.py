@@ -36,11 +36,14 @@ class Part:
             write_number=self.pen.write_number,
             sequences=len(self.writes) + self.ends,
             ordinals=ordinals(self.writes),
+            tid=self.pen.head_tid,
         )
 
-    def settle(self) -> None:
+    def settle(self, granted: Granted) -> None:
+        """What was granted to it has been committed."""
         if not self.done:
             self.done = True
+            self.pen.head_tid = granted.tid
             self.pen.settled()
 
     def fail(self, failure: Exception) -> None:

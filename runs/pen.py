@@ -32,6 +32,7 @@ class Pen:
         self.lease = lease
         self._lost = lost
         self.write_number = 0
+        self.head_tid: str | None = None  # where our last batch left the head
         self.places: dict[str, int] = {}
         self.waiting: list[Write] = []
         self.failure: Exception | None = None

@@ -117,8 +117,8 @@ class Writer:
         attempt = await self._attempt(left, patient=patient)
         self._note(attempt, time.perf_counter() - began)
         self._happened(attempt.surfaced)
-        for part in attempt.granted:
-            part.settle()
+        for part, granted in attempt.granted.items():
+            part.settle(granted)
         for part in attempt.lost:
             part.fail(LeaseLost(part.pen.lease.run.id))
         return attempt.skipped
@@ -146,8 +146,8 @@ class Writer:
     def _happened(self, surfaced: Sequence[Attempt]) -> None:
         for attempt in surfaced:
             self._engine.log.announce(attempt.transaction)
-            for part in attempt.granted:
-                part.settle()
+            for part, granted in attempt.granted.items():
+                part.settle(granted)
 
     async def _store(self, attempt: Attempt) -> None:
         transaction, rows = attempt.transaction, Rows()

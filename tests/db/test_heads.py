@@ -1,7 +1,7 @@
 """The fence: who holds the lease gets numbers, whoever does not gets nothing, also when it had to wait to find out."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from tests.db.rows import stored_conversation
 from vocabulary.conversations import Conversation
 
 DEADLINE_S = 20
+SEARCHES = text("SELECT seq_scan + idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'heads'")
 
 
 async def held_conversation(database: Database) -> Conversation:
@@ -43,6 +44,16 @@ async def granted(database: Database, *claims: Claim, patient: bool = False) -> 
     return grants.granted
 
 
+async def told(database: Database, *claims: Claim) -> list[Claim]:
+    """The same claims, knowing where their heads lie; on SQLite nobody knows."""
+    if database.is_sqlite:
+        return list(claims)
+    async with database.read() as connection:
+        rows = await connection.execute(text("SELECT conversation_id, CAST(ctid AS text) AS tid FROM heads"))
+        tids = {row.conversation_id: row.tid for row in rows}
+    return [replace(one, tid=tids.get(one.conversation_id)) for one in claims]
+
+
 async def test_who_holds_the_lease_gets_the_next_numbers(database: Database) -> None:
     conversation = await held_conversation(database)
     assert await granted(database, claim(conversation)) == {conversation.id: Granted(11, 4)}
@@ -59,7 +70,9 @@ async def test_who_holds_the_lease_gets_the_next_numbers(database: Database) -> 
 async def test_who_does_not_gets_nothing_and_changes_nothing(database: Database, wrong: dict[str, Any]) -> None:
     conversation = await held_conversation(database)
     before = await head_of(database, conversation)
-    assert await granted(database, claim(conversation, **wrong)) == {}
+    [knowing] = await told(database, claim(conversation))
+    for unlawful in (claim(conversation, **wrong), replace(knowing, **wrong)):
+        assert await granted(database, unlawful) == {}
     assert await head_of(database, conversation) == before
 
 
@@ -150,11 +163,17 @@ async def test_a_claim_that_waited_for_another_writer_gets_the_numbers_after_its
     assert (await head_of(database, conversation)).head_sequence == 15
 
 
-@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
-async def test_what_another_has_locked_is_skipped_and_what_is_lost_is_told_apart_from_it(database: Database) -> None:
+on_postgresql = pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+
+
+@on_postgresql
+@pytest.mark.parametrize("knowing", [False, True], ids=["by key", "where they lie"])
+async def test_what_another_has_locked_is_skipped_and_what_is_lost_is_told_apart_from_it(database: Database, knowing: bool) -> None:
     """Whoever has locked it may be about to change the lease; what is committed is all that is known."""
     locked, lost, free = sorted([await held_conversation(database) for _ in range(3)], key=lambda c: c.id)
     claims = [claim(locked), claim(lost, fence=2), claim(free)]
+    if knowing:
+        claims = await told(database, *claims)
     async with database.write() as holder:
         head = await heads.lock(holder, locked.id)
         assert head is not None
@@ -163,4 +182,112 @@ async def test_what_another_has_locked_is_skipped_and_what_is_lost_is_told_apart
         async with database.write() as connection:
             grants = await heads.grant(connection, claims)
         assert grants == Grants({free.id: Granted(11, 4)}, frozenset({locked.id}))
-    assert await granted(database, claim(locked)) == {}
+    assert await granted(database, claims[0]) == {}
+
+
+# ---- where heads lie
+
+
+async def changed_by_another(database: Database, conversation: Conversation) -> None:
+    """As by a send: the lease stays, a number is taken, and the head lies elsewhere."""
+    async with database.write() as connection:
+        head = await heads.lock(connection, conversation.id)
+        assert head is not None
+        head.take_sequence()
+        await heads.save(connection, head)
+
+
+@on_postgresql
+async def test_who_was_granted_a_head_knows_where_it_lies(database: Database) -> None:
+    conversations = [await held_conversation(database) for _ in range(3)]
+    answers = await granted(database, *(claim(conversation) for conversation in conversations))
+    again = [claim(conversation, write_number=6, tid=answers[conversation.id].tid) for conversation in conversations]
+    assert again == await told(database, *again)
+
+
+@on_postgresql
+async def test_a_head_that_lies_where_it_is_said_to_is_not_looked_up_by_its_key(database: Database) -> None:
+    conversations = [await held_conversation(database) for _ in range(3)]
+    unknowing = [claim(conversation) for conversation in conversations]
+    assert await look_ups(database, unknowing) == 3
+    knowing = [replace(one, write_number=6) for one in await told(database, *unknowing)]
+    assert await look_ups(database, knowing) == 0
+
+
+@on_postgresql
+@pytest.mark.parametrize("many", [2, 8, 20])
+async def test_nor_is_it_in_a_table_that_was_small_when_the_statement_was_planned(database: Database, many: int) -> None:
+    conversations = [await held_conversation(database) for _ in range(many)]
+    async with database.read() as connection:
+        await connection.execute(text("VACUUM ANALYZE heads"))
+    for number in range(8):  # with the sixth time, a plan is kept
+        claims = await told(database, *(claim(conversation, write_number=5 + number) for conversation in conversations))
+        assert await look_ups(database, claims) == 0
+
+
+async def look_ups(database: Database, claims: Sequence[Claim]) -> int:
+    """How often the table or its index is searched to grant them all."""
+    async with database.write() as connection:
+        before = (await connection.execute(SEARCHES)).scalar_one()
+        grants = await heads.grant(connection, claims)
+        assert len(grants.granted) == len(claims)
+        return (await connection.execute(SEARCHES)).scalar_one() - before
+
+
+@on_postgresql
+async def test_a_head_that_another_has_changed_meanwhile_is_granted_all_the_same(database: Database) -> None:
+    changed, same = conversations = [await held_conversation(database) for _ in range(2)]
+    claims = await told(database, *(claim(conversation) for conversation in conversations))
+    await changed_by_another(database, changed)
+    assert await granted(database, *claims) == {changed.id: Granted(12, 4), same.id: Granted(11, 4)}
+
+
+@on_postgresql
+async def test_where_another_head_lies_by_now_the_claim_is_granted_its_own_and_the_other_is_left_alone(database: Database) -> None:
+    """Both leases look the same, so that only the key tells them apart."""
+    ours = await held_conversation(database)
+    await changed_by_another(database, ours)  # where a row was made, a signpost stays for ever
+    [claim_of_ours] = await told(database, claim(ours))
+    await changed_by_another(database, ours)
+    another = await one_that_lies(database, claim_of_ours.tid)
+    before = await head_of(database, another)
+    assert await granted(database, claim_of_ours) == {ours.id: Granted(13, 4)}
+    assert await head_of(database, another) == before
+
+
+async def one_that_lies(database: Database, tid: str | None) -> Conversation:
+    """A new conversation, with its head in this place, which another's has left."""
+    for _ in range(20):
+        async with database.read() as connection:
+            await connection.execute(text("VACUUM heads"))
+        another = await held_conversation(database)
+        [known] = await told(database, claim(another))
+        if known.tid == tid:
+            return another
+    raise AssertionError("nothing ever came to lie there")
+
+
+@on_postgresql
+@pytest.mark.parametrize("tid", ["(0,0)", "(0,200)", "(4000000,1)"])
+async def test_a_claim_that_is_sent_where_nothing_lies_is_granted_its_head(database: Database, tid: str) -> None:
+    conversation = await held_conversation(database)
+    assert await granted(database, claim(conversation, tid=tid)) == {conversation.id: Granted(11, 4)}
+
+
+@on_postgresql
+async def test_beside_an_old_snapshot_most_versions_of_a_head_need_no_entry_in_the_index(database: Database, database_url: str) -> None:
+    conversations = [await held_conversation(database) for _ in range(30)]
+    dumped = Database.open(database_url)
+    async with dumped.write() as dump:
+        await dump.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        await dump.execute(text("SELECT count(*) FROM heads"))
+        for number in range(40):
+            await granted(database, *(claim(conversation, write_number=5 + number) for conversation in conversations))
+        async with database.write() as connection:
+            await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        async with database.write() as connection:
+            found = await connection.execute(text("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'heads'"))
+            versions, without_entry = found.one()
+    await dumped.close()
+    assert versions == 30 * 40
+    assert without_entry > 0.8 * versions

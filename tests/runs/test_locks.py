@@ -156,3 +156,47 @@ async def test_sends_batches_takeovers_heartbeats_and_pruning_together_end_in_no
             deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
             assert (await connection.execute(sql(deadlocks))).scalar_one() == 0
     await impatient.close()
+
+
+class Watched(Database):
+    """Counts how often each batch of the writer searches heads, be it by their keys or by looking at all of them."""
+
+    searches: list[int]
+
+    @asynccontextmanager
+    async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
+        async with super().write(committed) as connection:
+            before = await self._searched(connection)
+            yield connection
+            if (task := asyncio.current_task()) and task.get_name().startswith("writer"):
+                self.searches.append(await self._searched(connection) - before)
+
+    async def _searched(self, connection: Connection) -> int:
+        counted = "SELECT seq_scan + idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'heads'"
+        return (await connection.execute(sql(counted))).scalar_one()
+
+
+async def test_a_run_searches_its_head_again_only_when_somebody_else_has_changed_it(database_url: str) -> None:
+    """A send between two of its batches is such a change; it waits for none and its lease holds."""
+    database = Watched.open(database_url)
+    assert isinstance(database, Watched)
+    database.searches = []
+    talk = Talk("searching")
+    async with rig(database, models=Models(talk.model)) as parley:
+        await talk.begin(parley)
+        assert await searches_of_next_batch(parley, database, talk, 1) == 0
+        queued = await parley.say(talk.conversation.id, "And then?")
+        assert await searches_of_next_batch(parley, database, talk, 2) == 1
+        for gate in talk.gates:
+            gate.set()
+        for sent in (talk.sent, queued):
+            run = await parley.ended(sent.run)
+            assert (run.status, run.attempt) == (RunStatus.COMPLETED, 1)
+        await checked(parley, talk.conversation.id)
+    await database.close()
+
+
+async def searches_of_next_batch(parley: Rig, database: Watched, talk: Talk, piece: int) -> int:
+    talk.gates[piece - 1].set()
+    await until(parley, talk.conversation.id, said(PIECES[piece]))
+    return database.searches[-1]
