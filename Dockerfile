@@ -17,6 +17,7 @@ ENV PATH=/parley/.venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /parley/.venv .venv
 COPY app.py composition.py settings.py ./
 COPY vocabulary vocabulary
+COPY telemetry telemetry
 COPY db db
 COPY llm llm
 COPY streams streams

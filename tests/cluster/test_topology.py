@@ -59,7 +59,7 @@ async def test_the_page_and_its_parts_come_through_the_proxy(running: Topology) 
     async with AsyncClient(base_url=f"http://{urlsplit(running.url).netloc}") as http:
         page = await http.get("/graphql", headers={"Accept": "text/html"})
         assert (page.status_code, page.headers["content-type"].split(";")[0]) == (200, "text/html")
-        assert (await http.get("/readyz")).json() == {"status": "ok"}
+        assert (await http.get("/readyz")).json() == {"status": "ok", "database": "reachable", "bus": "attached"}
 
 
 async def test_the_proxy_passes_over_a_replica_that_is_down(running: Topology) -> None:

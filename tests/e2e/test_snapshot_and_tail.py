@@ -25,7 +25,6 @@ from llm.model import (
     Failed,
     Finished,
     HiddenReasoning,
-    Model,
     ModelEvent,
     ModelRequest,
     ReasoningEnded,
@@ -35,13 +34,13 @@ from llm.model import (
     ToolCallEnded,
     ToolCallStarted,
 )
-from llm.registry import ModelRegistry
 from tests.e2e.chronicle import Chronicle, Torn, opened
 from tests.e2e.client import FOLLOW, LOG, SNAPSHOT, TERMINAL, Transcript, client_of
 from tests.e2e.server import serving
 from tests.provider import Answer, Call, Provider
 from tests.resolvers.asking import Client as Wireless
 from tests.rig import Rig, rig
+from tests.runs.scripted import Models
 from vocabulary.messages import HiddenReasoningBody, HiddenReasoningState, ReasoningBody
 from vocabulary.runs import RunError, RunErrorType, StopReason, Usage
 
@@ -88,15 +87,6 @@ class Paced:
     async def _committed(self, before: int) -> None:
         async with asyncio.timeout(10):
             await self.chronicle.longer_than(before)
-
-
-class Models(ModelRegistry):
-    def __init__(self, paced: Paced) -> None:
-        super().__init__(demo_delay_ms=0)
-        self._paced = paced
-
-    def resolve(self, handle: str) -> Model:
-        return self._paced if handle == self._paced.handle else super().resolve(handle)
 
 
 def reasoning(*pieces: str) -> list[Cue]:
