@@ -52,7 +52,8 @@ class RedisServer:
     def __init__(self, directory: Path, *, cluster: bool) -> None:
         self.port = free_port()
         self._directory = directory
-        self._options = ["--cluster-enabled", "yes"] if cluster else []
+        self.cluster_port = free_port()
+        self._options = ["--cluster-enabled", "yes", "--cluster-port", str(self.cluster_port)] if cluster else []
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod

@@ -34,7 +34,7 @@ def three_nodes() -> Generator[ThreeNodes]:
             for name, value in (("cluster-require-full-coverage", "no"), ("cluster-node-timeout", "1000")):
                 assert node.ask("CONFIG", "SET", name, value) == b"+OK\r\n"
             assert node.ask("CLUSTER", "ADDSLOTSRANGE", str(low), str(high)) == b"+OK\r\n"
-            assert node.ask("CLUSTER", "MEET", "127.0.0.1", str(first.port)) == b"+OK\r\n"
+            assert node.ask("CLUSTER", "MEET", "127.0.0.1", str(first.port), str(first.cluster_port)) == b"+OK\r\n"
         deadline = time.monotonic() + PATIENCE_S
         while not all(_complete(node) for node in cluster.nodes):
             assert time.monotonic() < deadline
