@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from vocabulary.compaction import CompactionStats
 from vocabulary.runs import RunError
 
 
@@ -174,6 +175,14 @@ class ApprovalResponseBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryBody:
+    """`tail_ordinal`: of the first message that was kept beside it; what it sums up ends before that. None: nobody wrote it down."""
+
+    tail_ordinal: int | None = None
+    stats: CompactionStats | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventBody:
     event_type: str
     data: dict[str, Any]
@@ -193,6 +202,7 @@ MessageBody = (
     | ToolCallBody
     | ToolReturnBody
     | ApprovalResponseBody
+    | SummaryBody
     | EventBody
     | ErrorBody
 )
@@ -207,7 +217,7 @@ BODY_OF: dict[MessageType, type[MessageBody]] = {
     MessageType.TOOL_RETURN: ToolReturnBody,
     MessageType.APPROVAL_REQUEST: ToolCallBody,
     MessageType.APPROVAL_RESPONSE: ApprovalResponseBody,
-    MessageType.SUMMARY: PlainBody,
+    MessageType.SUMMARY: SummaryBody,
     MessageType.EVENT: EventBody,
     MessageType.ERROR: ErrorBody,
 }
