@@ -1,11 +1,11 @@
 """Conversations, read together with their heads. Their status is not stored: it follows from their runs."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, case, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -22,6 +22,15 @@ class Stored:
 
     conversation_id: str
     body_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextMove:
+    """Two of the three values that a conversation's context is, as they are from now on; the third, its system message, never changes."""
+
+    conversation_id: str
+    summary_message_id: str
+    tail_ordinal: int
 
 
 _live = exists().where(runs.c.conversation_id == conversations.c.id, runs.c.status.in_(LIVE_STATUSES)).correlate(conversations)
@@ -65,6 +74,21 @@ async def stored(connection: AsyncConnection, scope: str, key: str) -> Stored | 
 async def touch(connection: AsyncConnection, ids: Iterable[str], times: Mapping[str, datetime]) -> None:
     """Sets `last_message_at`, `last_run_completed_at`, `updated_at`, whichever are given."""
     await connection.execute(update(conversations).where(conversations.c.id.in_(list(ids))).values(**times))
+
+
+async def move_contexts(connection: AsyncConnection, moves: Sequence[ContextMove]) -> None:
+    """The caller holds their heads."""
+    if moves:
+        await connection.execute(
+            _MOVE, [{"id_": m.conversation_id, "summary": m.summary_message_id, "tail": m.tail_ordinal} for m in moves]
+        )
+
+
+_MOVE = (
+    update(conversations)
+    .where(conversations.c.id == bindparam("id_"))
+    .values(summary_message_id=bindparam("summary"), tail_ordinal=bindparam("tail"))
+)
 
 
 async def mark_deleted(connection: AsyncConnection, conversation_id: str, *, now: datetime) -> None:

@@ -20,6 +20,7 @@ from resolvers.viewer import UnusableName
 from runs.agents import UnknownTool
 from runs.blocks import BlockNotFound
 from runs.cancel import NoActiveRuns, RunNotFound
+from runs.compact import NothingToCompact
 from runs.conversations import AgentNotFound, IdempotencyConflict, UnknownBlock
 from runs.send import ConversationBusy, ConversationNotFound
 from streams.hub import NoSuchConversation
@@ -52,6 +53,8 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("UNKNOWN_BLOCK", {"block": label})
         case ConversationBusy(run_id=run_id):
             return Refusal("CONVERSATION_BUSY", {"runId": run_id})
+        case NothingToCompact():
+            return Refusal("NOTHING_TO_COMPACT")
         case NoActiveRuns():
             return Refusal("NO_ACTIVE_RUNS")
         case IdempotencyConflict(key=key):

@@ -82,9 +82,12 @@ class Answer:
         self._calls: Message | None = None
         self.messages: list[Message] = []
         self.first_token_at: datetime | None = None
+        self.begun = False
+        """Whether anything of it has been shown."""
         self.end: Finished | Failed | None = None
 
     def take(self, event: ModelEvent) -> None:
+        self.begun = self.begun or not isinstance(event, Finished | Failed)
         match event:
             case TextStarted(index):
                 self._open(index, MessageType.ASSISTANT, PlainBody())

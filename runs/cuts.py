@@ -31,7 +31,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """What a sliding window must fit into, in the measure of the sizes. `fixed`: what is there beside the tail, the new summary included."""
+    """What a sliding window must fit into, in the measure of the sizes. `fixed`: what stands beside the tail, the new summary too."""
 
     fixed: int
     budget: float

@@ -4,6 +4,7 @@ It holds no connection and decides nothing about other runs. It ends the run its
 it did not; whoever runs it closes the run then.
 """
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -12,11 +13,22 @@ from llm.model import Failed, ModelRequest, ToolDefinition
 from runs import state
 from runs.answer import Answer
 from runs.close import Ending
+from runs.compaction import (
+    MAX_OVERFLOWS,
+    Compaction,
+    CompactionRun,
+    compact_on_the_way,
+    completed,
+    is_due,
+    load_compaction,
+    relieve,
+)
 from runs.engine import Engine
 from runs.pen import Pen
 from runs.prompt import turns
 from runs.tools import ServerTool, answer
 from runs.writes import Call, EndStep, StartStep, Whole
+from vocabulary.compaction import CompactionTrigger
 from vocabulary.conversations import Agent
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import (
@@ -31,29 +43,34 @@ from vocabulary.messages import (
     ToolReturnStatus,
     ToolSource,
 )
-from vocabulary.runs import Run, RunErrorType, RunStatus, Step, StopReason, Usage
-
-_STOP_REASON = {
-    RunErrorType.LLM_EMPTY_RESPONSE: StopReason.INVALID_LLM_RESPONSE,
-    RunErrorType.CONTEXT_WINDOW_OVERFLOW: StopReason.CONTEXT_WINDOW_OVERFLOW,
-    RunErrorType.INTERNAL: StopReason.ERROR,
-}
+from vocabulary.runs import Run, RunError, RunErrorType, RunKind, RunStatus, Step, StopReason, Usage
 
 
 @dataclass(slots=True)
 class Loop:
-    """`run`: as this worker last wrote it. `context`: what the model is shown, growing step by step."""
+    """`run`: as this worker last wrote it. `context`: what the model is shown, growing step by step.
+
+    `steps_done` counts against the limit; what was abandoned, and what wrote a summary, was begun and does not count. `answered`: why the
+    model stopped, when an earlier worker has heard it out. `overflows`: how often the provider has refused the step that waits. `in_vain`:
+    compacting it came to nothing, and would again.
+    """
 
     engine: Engine
     pen: Pen
     run: Run
     agent: Agent
     context: list[Message]
+    steps_begun: int
     steps_done: int
     tools: dict[str, ServerTool] = field(default_factory=dict[str, ServerTool])
+    answered: StopReason | None = None
+    overflows: int = 0
+    in_vain: bool = False
 
     async def to_the_end(self) -> Ending | None:
         """None: the run has ended and everything is committed. Raises LeaseLost, WriteRefused."""
+        if self.answered is not None:
+            return Ending(status=RunStatus.COMPLETED, stop_reason=self.answered)
         while True:
             ending = await self._step()
             if ending is not None:
@@ -73,11 +90,12 @@ class Loop:
         self._note_first_token(said)
         assert said.end is not None, "a model's stream ends with Finished or Failed"
         if isinstance(said.end, Failed):
-            return _failure(said.end, self.run)
+            return await self._make_room(step, said, said.end)
         self.context += said.messages
+        self.overflows = 0
         if said.tool_calls is not None:
             await self._run_tools(said.tool_calls)
-        self._end_step(step, said.end.usage, said.end.stop_reason, goes_on=said.tool_calls is not None)
+        await self._end_step(step, said.end.usage, said.end.stop_reason, goes_on=said.tool_calls is not None)
         return None
 
     def _start_step(self) -> Step:
@@ -85,26 +103,66 @@ class Loop:
             id=new_id(Noun.STEP),
             run_id=self.run.id,
             conversation_id=self.run.conversation_id,
-            index=self.steps_done,
+            index=self.steps_begun,
             model=self.run.model,
             usage=Usage(),
             stop_reason=None,
             started_at=self.engine.clock(),
             completed_at=None,
         )
-        self.steps_done += 1
+        self.steps_begun += 1
         self.pen.write(StartStep(step, self.run))
         return step
 
-    def _end_step(self, step: Step, usage: Usage, stop_reason: StopReason, *, goes_on: bool) -> None:
-        """Ends the run with its last step, so that both are committed together."""
-        now = self.engine.clock()
-        run = replace(self.run, usage=self.run.usage + usage)
-        if not goes_on or self.steps_done >= run.request.max_steps:
-            completed = state.moved(state.RUN, run.status, RunStatus.COMPLETED)
-            run = replace(run, status=completed, stop_reason=StopReason.MAX_STEPS if goes_on else stop_reason, completed_at=now)
-        self.run = run
-        self.pen.write(EndStep(replace(step, usage=usage, stop_reason=stop_reason, completed_at=now), run))
+    async def _end_step(self, step: Step, usage: Usage, stop_reason: StopReason, *, goes_on: bool) -> None:
+        """Ends the run with its last step, so that both are committed together, or with the compaction that is due after it."""
+        self.steps_done += 1
+        ends = not goes_on or self.steps_done >= self.run.request.max_steps
+        self.run = replace(self.run, usage=self.run.usage + usage)
+        ended = replace(step, usage=usage, stop_reason=stop_reason, completed_at=self.engine.clock())
+
+        def ending(run: Run) -> Run:
+            return completed(run, self.engine, StopReason.MAX_STEPS if goes_on else stop_reason) if ends else run
+
+        if not self.in_vain and await is_due(self.engine, self.run, self.agent.compaction_settings, usage, self.context):
+            self.pen.write(EndStep(ended, self.run))
+            compaction = self._compaction(CompactionTrigger.CONTEXT_THRESHOLD)
+            error = await compact_on_the_way(compaction, ended, ending)
+            self.in_vain = error is not None
+            self._follow(compaction, error)
+        else:
+            self.run = ending(self.run)
+            self.pen.write(EndStep(ended, self.run))
+
+    async def _make_room(self, step: Step, said: Answer, failed: Failed) -> Ending | None:
+        """None: the step can be tried again."""
+        if said.begun or failed.error.type is not RunErrorType.CONTEXT_WINDOW_OVERFLOW or self.overflows == MAX_OVERFLOWS:
+            return _failure(failed, self.run)
+        self.overflows += 1
+        self.run = replace(self.run, usage=self.run.usage + failed.usage)
+        refused = replace(step, usage=failed.usage, stop_reason=StopReason.CONTEXT_WINDOW_OVERFLOW)
+        self.pen.write(EndStep(refused, self.run))
+        compaction = self._compaction(CompactionTrigger.CONTEXT_OVERFLOW)
+        error = await relieve(compaction, refused)
+        self._follow(compaction, error)
+        return None if error is None else _failure(Failed(error, Usage()), self.run)
+
+    def _compaction(self, trigger: CompactionTrigger) -> Compaction:
+        return Compaction(
+            engine=self.engine,
+            pen=self.pen,
+            run=self.run,
+            settings=self.agent.compaction_settings,
+            trigger=trigger,
+            steps_begun=self.steps_begun,
+            tools=self._request().tools,
+            overflows=self.overflows,
+        )
+
+    def _follow(self, compaction: Compaction, error: RunError | None) -> None:
+        """The context as it is after a compaction, or as it was."""
+        self.run, self.steps_begun = compaction.run, compaction.steps_begun
+        self.context = self.context if error is not None else compaction.context
 
     def _note_first_token(self, said: Answer) -> None:
         started = self.run.started_at
@@ -166,7 +224,7 @@ class Loop:
 
 
 def _failure(failed: Failed, run: Run) -> Ending:
-    stop_reason = _STOP_REASON.get(failed.error.type, StopReason.LLM_ERROR)
+    stop_reason = state.STOP_REASON.get(failed.error.type, StopReason.LLM_ERROR)
     return Ending(
         status=RunStatus.FAILED,
         stop_reason=stop_reason,
@@ -176,14 +234,25 @@ def _failure(failed: Failed, run: Run) -> Ending:
     )
 
 
-async def load(engine: Engine, pen: Pen) -> Loop:
+async def load(engine: Engine, pen: Pen) -> Loop | CompactionRun:
     """Reads what the run needs to begin, or to go on from its last complete step."""
     run = pen.lease.run
+    if run.kind is RunKind.COMPACTION:
+        return await load_compaction(engine, pen)
     async with engine.database.read() as connection:
         conversation = (await conversations.read(connection, [run.conversation_id]))[run.conversation_id]
         agent = await agents.get(connection, conversation.agent_id)
         context = await messages.context(connection, conversation)
         steps = await runs.steps_of(connection, [run.id])
+        written = await messages.of_run(connection, run.id) if steps else []
     assert agent is not None, "agents are never removed while they have conversations"
     tools = {tool.name: tool for given in agent.tools if (tool := engine.tools.get(given.name)) is not None}
-    return Loop(engine, pen, run, agent, context, steps_done=len(steps), tools=tools)
+    done = [step for step in steps if step.completed_at is not None and step.kind is RunKind.RESPONSE]
+    answered = _answered(done[-1], written) if done else None
+    return Loop(engine, pen, run, agent, context, steps_begun=len(steps), steps_done=len(done), tools=tools, answered=answered)
+
+
+def _answered(last: Step, written: Sequence[Message]) -> StopReason | None:
+    """A step without calls was the last one, and its run has ended with it unless a compaction was to come in between."""
+    called = any(message.type is MessageType.TOOL_CALL and message.step_id == last.id for message in written)
+    return None if called else last.stop_reason

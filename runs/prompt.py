@@ -9,6 +9,7 @@ from vocabulary.messages import (
     Message,
     MessageType,
     ReasoningBody,
+    TextPart,
     ToolCall,
     ToolCallBody,
     ToolReturn,
@@ -16,6 +17,7 @@ from vocabulary.messages import (
     UserBody,
 )
 
+_SUMMARY_FOLLOWS = "The conversation has been going on for longer than can be shown. This is a summary of what was said before:"
 _OWN_WORDS = frozenset({MessageType.ASSISTANT, MessageType.TOOL_CALL})
 
 
@@ -60,6 +62,8 @@ def _turn(message: Message, call_ids: dict[str, str]) -> Turn | None:
             return UserTurn(content, sender)
         case MessageType.SYSTEM, _:
             return SystemTurn(message.text)
+        case MessageType.SUMMARY, _:
+            return UserTurn((TextPart(f"{_SUMMARY_FOLLOWS}\n\n{message.text}"),))
         case MessageType.ASSISTANT, _:
             return AssistantTurn(message.text) if message.text else None
         case _, (ReasoningBody() | HiddenReasoningBody()) as body:

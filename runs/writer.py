@@ -158,6 +158,7 @@ class Writer:
         await runs.create_steps(transaction.connection, rows.started_steps)
         await runs.save_steps(transaction.connection, rows.ended_steps)
         await runs.save(transaction.connection, list(rows.runs.values()))
+        await conversations.move_contexts(transaction.connection, rows.moves)
         transaction.extend(rows.events)
         if ended := [part.pen.conversation_id for part in attempt.granted if part.ends]:
             await self._end(transaction, ended)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from vocabulary.compaction import CompactionSettings
 from vocabulary.model_settings import ModelSettings
 
 
@@ -113,6 +114,7 @@ class RunRequest:
     max_steps: int
     settings: ModelSettings = field(default_factory=ModelSettings)  # request over conversation over agent, merged at creation
     override_system: str | None = None
+    compaction: CompactionSettings | None = None  # of a COMPACTION: request over agent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +155,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One model call of a run and what followed from it. `completed_at` None: cut short, or going on."""
+    """One model call of a run and what followed from it. `completed_at` None: cut short, or going on.
+
+    `kind`: COMPACTION when it wrote a summary, which runs of either kind do; such a step does not count against the limit.
+    """
 
     id: str
     run_id: str
@@ -164,3 +169,4 @@ class Step:
     stop_reason: StopReason | None
     started_at: datetime
     completed_at: datetime | None
+    kind: RunKind = RunKind.RESPONSE

@@ -6,10 +6,11 @@ from typing import Any, TypeVar
 
 import orjson
 
+from runs.compact import CompactRequest
 from runs.conversations import NewConversation
 from runs.send import Send
 
-Request = TypeVar("Request", NewConversation, Send)
+Request = TypeVar("Request", NewConversation, Send, CompactRequest)
 
 
 def hashed(request: Request) -> Request:
