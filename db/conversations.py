@@ -80,14 +80,14 @@ async def move_contexts(connection: AsyncConnection, moves: Sequence[ContextMove
     """The caller holds their heads."""
     if moves:
         await connection.execute(
-            _MOVE, [{"id_": m.conversation_id, "summary": m.summary_message_id, "tail": m.tail_ordinal} for m in moves]
+            _MOVE, [{"id_": m.conversation_id, "summary_": m.summary_message_id, "tail_": m.tail_ordinal} for m in moves]
         )
 
 
 _MOVE = (
     update(conversations)
     .where(conversations.c.id == bindparam("id_"))
-    .values(summary_message_id=bindparam("summary"), tail_ordinal=bindparam("tail"))
+    .values(summary_message_id=bindparam("summary_"), tail_ordinal=bindparam("tail_"))
 )
 
 
