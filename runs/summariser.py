@@ -34,8 +34,10 @@ ACKNOWLEDGEMENT = "Understood. I will answer with the summary and nothing else."
 _NOW = "Write the summary of the conversation above now."
 
 _LONGEST_RETURN = 1_000  # characters
-_CHARACTERS_PER_TOKEN = (1.8, 0.6)
-"""Of the window that a transcript without its middle takes: prose has some four characters in a token, other scripts down to one."""
+_SHORTER = ((1.8, 2), (1.2, 4), (0.6, 8))
+"""How long a transcript without its middle may be: so many characters for each token of the window, and no more than that part of the
+whole. Prose has some four characters in a token, other scripts down to one; and a window may be smaller than is known.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,8 @@ def requests(given: Assignment, window: int) -> Iterator[ModelRequest]:
     """Each shorter than the one before. Those that are known not to fit into the window are left out, but for the last."""
     clipped = replace(given, shown=[_clipped_returns(message) for message in given.shown])
     yield from (request for request in (_whole(given), _whole(clipped)) if size(request) < window)
-    script = transcript(clipped.shown)
-    yield from (_told(given, middle_cut(script, round(share * window))) for share in _CHARACTERS_PER_TOKEN)
+    script, free = transcript(clipped.shown), max(0, window - size(_told(given, "")))
+    yield from (_told(given, middle_cut(script, min(round(density * free), len(script) // part))) for density, part in _SHORTER)
 
 
 def size(request: ModelRequest) -> int:

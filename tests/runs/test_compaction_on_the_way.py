@@ -3,6 +3,7 @@
 import asyncio
 
 from db.engine import Database
+from llm.model import ModelRequest
 from runs.agents import AgentChange, update_agent
 from runs.cancel import cancel_run
 from streams.bus import Bus
@@ -23,18 +24,18 @@ async def triggers(parley: Rig, conversation: Conversation) -> list[CompactionTr
 
 
 async def test_a_context_beyond_its_share_of_the_window_is_compacted_with_the_step_that_found_out(database: Database, bus: Bus) -> None:
-    async with talking(database, model := Windowed(300), bus=bus, turns=0) as (parley, conversation):
-        runs_ = [await said(parley, conversation, f"keep-{number} {LONG}") for number in range(8)]
+    async with talking(database, model := Windowed(1000), bus=bus, turns=0) as (parley, conversation):
+        runs_ = [await said(parley, conversation, f"keep-{number} {LONG}{LONG}") for number in range(14)]
         assert {run.status for run in runs_} == {RunStatus.COMPLETED}
         assert {run.stop_reason for run in runs_} == {StopReason.END_TURN}
         assert model.refused == []
         told = await triggers(parley, conversation)
         assert told
         assert set(told) == {CompactionTrigger.CONTEXT_THRESHOLD}
-        assert max(map(size_of, model.answers)) <= 300
-        assert kept_in(model.answers[-1]) == {f"keep-{number}" for number in range(8)}
-        summing = next(run for run in runs_ if len(await steps(parley, run.id)) == 2)
-        answering, writing = await steps(parley, summing.id)
+        assert max(map(size_of, model.answers)) <= 1000
+        assert kept_in(model.answers[-1]) == {f"keep-{number}" for number in range(14)}
+        taken = [await steps(parley, run.id) for run in runs_]
+        summing, (answering, writing) = next((run, both) for run, both in zip(runs_, taken, strict=True) if len(both) == 2)
         assert (answering.kind, writing.kind) == (RunKind.RESPONSE, RunKind.COMPACTION)
         assert summing.usage == answering.usage + writing.usage
         await checked(parley, conversation.id)
@@ -42,8 +43,8 @@ async def test_a_context_beyond_its_share_of_the_window_is_compacted_with_the_st
 
 async def test_a_run_goes_on_after_a_compaction_between_its_steps(database: Database) -> None:
     settings = CompactionSettings(trigger_fraction=0.5, mode=CompactionMode.ALL)
-    async with talking(database, model := Windowed(400), settings=settings, turns=2) as (parley, conversation):
-        model.window = 200
+    async with talking(database, model := Windowed(1000), settings=settings, turns=10) as (parley, conversation):
+        model.window = 900
         run = await said(parley, conversation, "tool clock")
         assert (run.status, run.stop_reason) == (RunStatus.COMPLETED, StopReason.END_TURN)
         assert [step.kind for step in await steps(parley, run.id)].count(RunKind.RESPONSE) == 2
@@ -52,14 +53,14 @@ async def test_a_run_goes_on_after_a_compaction_between_its_steps(database: Data
 
 
 async def test_what_only_the_provider_finds_too_long_is_compacted_and_the_step_tried_again(database: Database, bus: Bus) -> None:
-    async with talking(database, model := Windowed(), bus=bus, turns=5) as (parley, conversation):
-        model.window = 250
+    async with talking(database, model := Windowed(), bus=bus, turns=20) as (parley, conversation):
+        model.window = 1000
         run = await said(parley, conversation, f"keep-last {LONG}")
         assert (run.status, run.error) == (RunStatus.COMPLETED, None)
         assert model.refused
-        assert size_of(model.answers[-1]) <= 250
+        assert size_of(model.answers[-1]) <= 1000
         assert "keep-last" in words_of(model.answers[-1].history[-1])
-        assert kept_in(model.answers[-1]) == {"keep-last", *(f"keep-{number}" for number in range(5))}
+        assert kept_in(model.answers[-1]) == {"keep-last", *(f"keep-{number}" for number in range(20))}
         assert CompactionTrigger.CONTEXT_OVERFLOW in await triggers(parley, conversation)
         taken = await steps(parley, run.id)
         assert taken[0].stop_reason is StopReason.CONTEXT_WINDOW_OVERFLOW
@@ -71,9 +72,9 @@ async def test_a_window_that_is_smaller_than_is_known_is_found_within_three_atte
     model = Windowed()
     async with rig(database, models=WindowedModels(model, told=100_000), tools=[CLOCK]) as parley:
         conversation = await parley.conversation(model="test/windowed")
-        for number in range(12):
+        for number in range(25):
             await said(parley, conversation, f"keep-{number} {LONG}")
-        model.window = 250
+        model.window = 700
         run = await said(parley, conversation, "And now?")
         assert run.status is RunStatus.COMPLETED, run.error
         assert 1 <= len(await triggers(parley, conversation)) <= 3
@@ -81,8 +82,8 @@ async def test_a_window_that_is_smaller_than_is_known_is_found_within_three_atte
 
 async def test_what_does_not_fit_after_three_compactions_fails_by_its_name(database: Database) -> None:
     async with talking(database, model := Windowed(), turns=5) as (parley, conversation):
-        model.window = 150
-        run = await said(parley, conversation, "A message larger than the window. " * 60)
+        model.window = 400
+        run = await said(parley, conversation, "A message larger than the window. " * 90)
         assert run.error is not None
         assert (run.status, run.error.type) == (RunStatus.FAILED, RunErrorType.CONTEXT_WINDOW_OVERFLOW)
         assert run.stop_reason is StopReason.CONTEXT_WINDOW_OVERFLOW
@@ -91,11 +92,9 @@ async def test_what_does_not_fit_after_three_compactions_fails_by_its_name(datab
 
 async def test_a_system_prompt_larger_than_the_window_is_refused_by_name_until_it_is_shorter(database: Database) -> None:
     async with talking(database, model := Windowed(), turns=1) as (parley, conversation):
-        await update_agent(parley.engine, TENANT, AgentChange(agent_id=conversation.agent_id, instructions="Be kind. " * 200))
-        model.window = 200
-        for number in range(4):
-            await said(parley, conversation, f"{number} {LONG}")
-        run = await said(parley, conversation, LONG)
+        await update_agent(parley.engine, TENANT, AgentChange(agent_id=conversation.agent_id, instructions="Be kind. " * 300))
+        model.window = 600
+        run = await said(parley, conversation, LONG * 20)
         assert run.error is not None
         assert (run.status, run.error.type) == (RunStatus.FAILED, RunErrorType.CONTEXT_WINDOW_OVERFLOW)
         assert "The system prompt alone" in run.error.message
@@ -105,19 +104,24 @@ async def test_a_system_prompt_larger_than_the_window_is_refused_by_name_until_i
         await checked(parley, conversation.id)
 
 
+def silent(_: ModelRequest) -> str:
+    return ""
+
+
 async def test_a_summary_that_is_no_use_does_not_take_the_answer_away(database: Database) -> None:
-    async with talking(database, Windowed(300, summary=lambda _: ""), turns=0) as (parley, conversation):
-        first = [await said(parley, conversation, LONG) for _ in range(5)]
+    async with talking(database, Windowed(900, summary=silent), turns=0) as (parley, conversation):
+        first = [await said(parley, conversation, LONG * 5) for _ in range(4)]
         assert {run.status for run in first} == {RunStatus.COMPLETED}
         assert await triggers(parley, conversation) == []
-        assert any(step.kind is RunKind.COMPACTION for run in first for step in await steps(parley, run.id))
+        tried = [step for run in first for step in await steps(parley, run.id) if step.kind is RunKind.COMPACTION]
+        assert [step.stop_reason for step in tried] == [StopReason.INVALID_LLM_RESPONSE]
         await checked(parley, conversation.id)
 
 
 async def test_cancelled_while_the_summary_is_written_the_answer_stays(database: Database, bus: Bus) -> None:
-    async with talking(database, model := Windowed(300), bus=bus, turns=0) as (parley, conversation):
+    async with talking(database, model := Windowed(600), bus=bus, turns=0) as (parley, conversation):
         model.before_summary = asyncio.Event()
-        sent = await parley.say(conversation.id, LONG * 6)
+        sent = await parley.say(conversation.id, LONG * 14)
         await asyncio.wait_for(model.summarising.wait(), 10)
         await cancel_run(parley.engine, TENANT, sent.run.id)
         run = await parley.ended(sent.run)
@@ -128,9 +132,9 @@ async def test_cancelled_while_the_summary_is_written_the_answer_stays(database:
 
 
 async def test_an_answer_is_not_given_twice_when_the_worker_is_lost_during_the_compaction_after_it(database: Database) -> None:
-    async with talking(database, model := Windowed(300), turns=0) as (parley, conversation):
+    async with talking(database, model := Windowed(600), turns=0) as (parley, conversation):
         model.before_summary = asyncio.Event()
-        sent = await parley.say(conversation.id, LONG * 6)
+        sent = await parley.say(conversation.id, LONG * 14)
         await asyncio.wait_for(model.summarising.wait(), 10)
     async with rig(database, models=WindowedModels(model), tools=[CLOCK]) as parley:
         run = await parley.ended(sent.run)
