@@ -172,7 +172,7 @@ class Compaction:
             fraction=self.settings.sliding_window_fraction,
             room=self._room(before, estimates),
             summarised=before.summary is not None,
-            awaited=self.trigger is not CompactionTrigger.MANUAL,
+            awaited=None if self.trigger is CompactionTrigger.MANUAL else self.run.id,
         )
 
     def _room(self, before: _Before, estimates: Sequence[int]) -> Room:

@@ -38,13 +38,21 @@ class Room:
 
 
 def choose(
-    tail: Sequence[Message], sizes: Sequence[int], *, mode: CompactionMode, fraction: float, room: Room, summarised: bool, awaited: bool
+    tail: Sequence[Message],
+    sizes: Sequence[int],
+    *,
+    mode: CompactionMode,
+    fraction: float,
+    room: Room,
+    summarised: bool,
+    awaited: str | None,
 ) -> Cut | None:
     """None: no cut would leave fewer messages.
 
-    `summarised`: there is a summary already, which the new one replaces. `awaited`: what nobody has answered yet is kept, too.
+    `summarised`: there is a summary already, which the new one replaces. `awaited`: of this run, what nobody has answered yet is
+    kept, too.
     """
-    last = len(tail) - (unanswered(tail) if awaited else 0)
+    last = len(tail) - (unanswered(tail, awaited) if awaited else 0)
     cuts = [cut for cut in legal(tail) if cut <= last and is_fewer(cut, summarised=summarised)]
     if not cuts:
         return None
@@ -65,10 +73,10 @@ def legal(tail: Sequence[Message]) -> list[int]:
     return [cut for cut in range(1, len(tail) + 1) if not any(first < cut <= last for first, last in spans)]
 
 
-def unanswered(tail: Sequence[Message]) -> int:
-    """How many messages at the end are inputs that nothing was said to yet."""
+def unanswered(tail: Sequence[Message], run_id: str) -> int:
+    """How many messages at the end are inputs of a run that nothing was said to yet. An earlier run's will never be answered."""
     count = 0
-    while count < len(tail) and tail[-1 - count].type in _INPUTS:
+    while count < len(tail) and tail[-1 - count].type in _INPUTS and tail[-1 - count].run_id == run_id:
         count += 1
     return count
 

@@ -54,11 +54,11 @@ async def test_a_run_goes_on_after_a_compaction_between_its_steps(database: Data
 
 async def test_what_only_the_provider_finds_too_long_is_compacted_and_the_step_tried_again(database: Database, bus: Bus) -> None:
     async with talking(database, model := Windowed(), bus=bus, turns=20) as (parley, conversation):
-        model.window = 1000
+        model.window = 1200
         run = await said(parley, conversation, f"keep-last {LONG}")
         assert (run.status, run.error) == (RunStatus.COMPLETED, None)
         assert model.refused
-        assert size_of(model.answers[-1]) <= 1000
+        assert size_of(model.answers[-1]) <= 1200
         assert "keep-last" in words_of(model.answers[-1].history[-1])
         assert kept_in(model.answers[-1]) == {"keep-last", *(f"keep-{number}" for number in range(20))}
         assert CompactionTrigger.CONTEXT_OVERFLOW in await triggers(parley, conversation)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs.cuts import SLIDING, Cut, Room, choose, legal
-from tests.runs.values import CALL, message
+from tests.runs.values import CALL, RUN, message
 from vocabulary.compaction import CompactionMode
 from vocabulary.messages import (
     Message,
@@ -60,7 +60,7 @@ def chosen(
     fraction: float = 0.3,
     room: Room = WIDE,
     summarised: bool = False,
-    awaited: bool = False,
+    awaited: str | None = None,
 ) -> Cut | None:
     return choose(tail, [10] * len(tail), mode=mode, fraction=fraction, room=room, summarised=summarised, awaited=awaited)
 
@@ -91,8 +91,10 @@ def test_all_keeps_nothing_but_what_waits() -> None:
 
 def test_what_nobody_has_answered_yet_is_kept_when_it_must_be() -> None:
     tail = tail_of([said()], answered("a"), [said(), said()])
-    assert cut_at(chosen(tail, CompactionMode.ALL, awaited=True)) == 3
+    assert cut_at(chosen(tail, CompactionMode.ALL, awaited=RUN.id)) == 3
     assert cut_at(chosen(tail, CompactionMode.ALL)) == 5
+    earlier = [replace(one, run_id="run-0") for one in tail[:-1]]
+    assert cut_at(chosen([*earlier, tail[-1]], CompactionMode.ALL, awaited=RUN.id)) == 4
 
 
 def test_a_sliding_window_evicts_about_its_fraction() -> None:
@@ -117,7 +119,7 @@ def test_what_cannot_slide_is_summarised_whole() -> None:
 
 def test_a_last_step_larger_than_the_window_s_share_is_kept_if_it_fits() -> None:
     tail = tail_of([said(), said()], answered("a"))
-    cut = choose(tail, [1, 1, 50, 50], mode=CompactionMode.SLIDING_WINDOW, fraction=0.3, room=WIDE, summarised=False, awaited=False)
+    cut = choose(tail, [1, 1, 50, 50], mode=CompactionMode.SLIDING_WINDOW, fraction=0.3, room=WIDE, summarised=False, awaited=None)
     assert cut_at(cut) == 2
 
 
@@ -165,11 +167,11 @@ def belongs_together(one: Message, other: Message) -> bool:
     st.floats(0.01, 0.99),
     st.integers(0, 300),
     st.booleans(),
-    st.booleans(),
+    st.sampled_from([None, RUN.id]),
     st.data(),
 )
 def test_whatever_the_history_a_cut_leaves_fewer_messages_and_tears_nothing_apart(
-    tail: list[Message], mode: CompactionMode, fraction: float, budget: int, summarised: bool, awaited: bool, data: st.DataObject
+    tail: list[Message], mode: CompactionMode, fraction: float, budget: int, summarised: bool, awaited: str | None, data: st.DataObject
 ) -> None:
     sizes = data.draw(st.lists(st.integers(0, 50), min_size=len(tail), max_size=len(tail)))
     room = Room(fixed=10, budget=budget)
