@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from vocabulary.compaction import CompactionSettings
+from vocabulary.compaction import CompactionSettings, CompactionStats
 from vocabulary.conversations import AgentTool
 from vocabulary.messages import BODY_OF, ErrorBody, MessageBody, MessageType, ToolCall
 from vocabulary.model_settings import ModelSettings
@@ -15,6 +15,7 @@ from vocabulary.runs import RunError, RunErrorType, RunRequest, Usage
 
 settings = TypeAdapter(ModelSettings)
 compaction_settings = TypeAdapter(CompactionSettings)
+compaction_stats = TypeAdapter(CompactionStats)
 agent_tools = TypeAdapter(tuple[AgentTool, ...])
 usage = TypeAdapter(Usage)
 run_error = TypeAdapter(RunError)

@@ -1,7 +1,7 @@
 """Conversations, read together with their heads. Their status is not stored: it follows from their runs."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,6 +35,15 @@ class Stored:
 
     conversation_id: str
     body_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextMove:
+    """Two of the three values that a conversation's context is, as they are from now on; the third, its system message, never changes."""
+
+    conversation_id: str
+    summary_message_id: str
+    tail_ordinal: int
 
 
 MAY_RUN: ColumnElement[bool] = or_(
@@ -103,6 +112,21 @@ async def save(connection: AsyncConnection, changed: Conversation) -> None:
 
 def _folded(summary: str | None) -> str | None:
     return None if summary is None else folded(summary)
+
+
+async def move_contexts(connection: AsyncConnection, moves: Sequence[ContextMove]) -> None:
+    """The caller holds their heads."""
+    if moves:
+        await connection.execute(
+            _MOVE, [{"id_": m.conversation_id, "summary_": m.summary_message_id, "tail_": m.tail_ordinal} for m in moves]
+        )
+
+
+_MOVE = (
+    update(conversations)
+    .where(conversations.c.id == bindparam("id_"))
+    .values(summary_message_id=bindparam("summary_"), tail_ordinal=bindparam("tail_"))
+)
 
 
 async def mark_deleted(connection: AsyncConnection, conversation_id: str, *, now: datetime) -> None:

@@ -17,6 +17,7 @@ from db import codec, conversations, messages, runs, tables
 from db.dialect import insert_rows
 from db.tables import events, heads
 from vocabulary.events import (
+    ContextCompacted,
     ConversationChanged,
     DeltaMode,
     Event,
@@ -88,6 +89,8 @@ def _values(event: Event) -> dict[str, Any]:
             values |= {"message_id": message_id, "tool_call_id": call.id, "data": replace(call, arguments_text="")}
         case RunChanged(_, status, stop_reason):
             values["data"] = {"status": status, "stop_reason": stop_reason}
+        case ContextCompacted(summary, first_kept_message_id, stats):
+            values |= {"message_id": summary.id, "data": {"first_kept": first_kept_message_id, "stats": stats}}
         case StreamReset(reason):
             values["data"] = {"reason": reason}
         case ConversationChanged() | None:
@@ -103,6 +106,7 @@ _KIND_OF: dict[type[StoredPayload] | type[None], EventKind] = {
     ToolCallChanged: EventKind.TOOL_CALL_CHANGED,
     RunChanged: EventKind.RUN_CHANGED,
     ConversationChanged: EventKind.CONVERSATION_CHANGED,
+    ContextCompacted: EventKind.CONTEXT_COMPACTED,
     StreamReset: EventKind.RESET,
 }
 
@@ -273,6 +277,9 @@ def _payload_of(row: Row[Any]) -> StoredPayload | None:
             part = _part(row, "c")
             part.head_sequence = row.head_sequence
             return ConversationChanged(conversations.conversation_of(part))
+        case EventKind.CONTEXT_COMPACTED.value:
+            stats = codec.compaction_stats.validate_python(row.e_data["stats"])
+            return ContextCompacted(messages.message_of(_part(row, "m")), row.e_data["first_kept"], stats)
         case EventKind.RESET.value:
             return StreamReset(ResetReason(row.e_data["reason"]), row.e_sequence)
         case _:

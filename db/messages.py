@@ -5,7 +5,23 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, Text, bindparam, case, cast, delete, func, insert, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -167,6 +183,14 @@ async def context(connection: AsyncConnection, conversation: Conversation) -> li
     return sorted(shown, key=lambda message: (message.id != first[0], message.id != first[1], message.ordinal))
 
 
+async def contexts(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, list[Message]]:
+    """As `context`, of several conversations as they are now. Those whose context is empty are missing."""
+    by_conversation: dict[str, list[Message]] = {}
+    for row in await connection.execute(_CONTEXTS, {"conversation_ids": list(conversation_ids)}):
+        by_conversation.setdefault(row.conversation_id, []).append(message_of(row))
+    return by_conversation
+
+
 async def context_characters(connection: AsyncConnection, conversation_id: str, *, before_step: str) -> int:
     """How long what the model was shown in that step is: texts, and calls and returns as they are stored."""
     is_data = messages.c.type.in_([MessageType.TOOL_CALL.value, MessageType.TOOL_RETURN.value])
@@ -246,6 +270,24 @@ _CONTEXT = union_all(
         messages.c.in_tail,
     ),
 )
+
+
+def _at(place: int, belongs: ColumnElement[bool]) -> Select[Any]:
+    """What belongs to the contexts at one of their three places."""
+    source = conversations.join(messages, belongs)
+    asked = conversations.c.id.in_(bindparam("conversation_ids", expanding=True))
+    return select(*COLUMNS, literal(place).label("place")).select_from(source).where(asked)
+
+
+_shown = union_all(
+    _at(0, messages.c.id == conversations.c.system_message_id),
+    _at(1, messages.c.id == conversations.c.summary_message_id),
+    _at(
+        2,
+        (messages.c.conversation_id == conversations.c.id) & (messages.c.ordinal >= conversations.c.tail_ordinal) & messages.c.in_tail,
+    ),
+).subquery()
+_CONTEXTS = select(_shown).order_by(_shown.c.place, _shown.c.ordinal)
 
 _CHANGING = ("status", "ordinal", "text", "body", "in_tail", "sequence")
 _CHANGE = update(messages).where(messages.c.id == bindparam("message_id_")).values({name: bindparam(name) for name in _CHANGING})

@@ -127,6 +127,21 @@ async def steps_of(connection: AsyncConnection, run_ids: Iterable[str]) -> list[
     return [step_of(row) for row in await connection.execute(query)]
 
 
+async def last_counted(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, Step]:
+    """By conversation, the last step that answered, where its provider has told how much it was shown."""
+    newest = (
+        select(steps.c.id)
+        .where(steps.c.conversation_id == conversations.c.id, steps.c.kind == RunKind.RESPONSE.value, steps.c.completed_at.is_not(None))
+        .order_by(steps.c.started_at.desc(), steps.c.step_index.desc())
+        .limit(1)
+        .correlate(conversations)
+        .scalar_subquery()
+    )
+    query = select(steps).select_from(conversations.join(steps, steps.c.id == newest)).where(conversations.c.id.in_(list(conversation_ids)))
+    found = map(step_of, await connection.execute(query))
+    return {step.conversation_id: step for step in found if step.usage.input_tokens and not step.usage.estimated}
+
+
 _CHANGING = (
     "status",
     "stop_reason",
@@ -194,4 +209,5 @@ def step_of(row: Row[Any]) -> Step:
         stop_reason=None if row.stop_reason is None else StopReason(row.stop_reason),
         started_at=row.started_at,
         completed_at=row.completed_at,
+        kind=RunKind(row.kind),
     )

@@ -201,7 +201,9 @@ steps = Table(
     Column("stop_reason", String),
     Column("started_at", Timestamp, nullable=False),
     Column("completed_at", Timestamp),
+    Column("kind", String, nullable=False, server_default=text("'RESPONSE'")),
     Index("uq_steps_index", "run_id", "step_index", unique=True),
+    Index("ix_steps_conversation", "conversation_id", "started_at"),
 )
 
 workers = Table(

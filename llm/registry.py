@@ -14,6 +14,7 @@ from llm import demo
 from llm.endpoints import CompatibleServer, Endpoint, Protocol, Timeouts
 from llm.known import KNOWN, PROTOCOLS
 from llm.model import Failed, Model, ModelEvent, ModelInfo, ModelRequest
+from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import RunError, RunErrorType, Usage
 
 if TYPE_CHECKING:
@@ -65,6 +66,15 @@ class ModelRegistry:
             return demo.INFO
         endpoint, name = self._find(handle)
         return self._info(endpoint.provider, name)
+
+    def window(self, handle: str, settings: ModelSettings) -> int:
+        """How many tokens the model may be shown: as the settings say, else as is known of it, whoever may have lost its key since."""
+        if settings.context_window is not None:
+            return settings.context_window
+        try:
+            return self.info(handle).context_window
+        except ModelNotFound:
+            return self._default_context_window
 
     def models(self) -> tuple[ModelInfo, ...]:
         """Those with a name here; a provider accepts others, too."""

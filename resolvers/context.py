@@ -25,10 +25,11 @@ from resolvers.connections import (
 )
 from resolvers.loaders import ConversationsAsked, Loaders, MessagesAsked, Of, RunsAsked
 from runs.engine import Engine
+from runs.sizes import measured
 from schema.agents import Agent, AgentRelations
 from schema.blocks import Block
 from schema.connections import PageArguments
-from schema.conversations import Conversation, ConversationConnection, ConversationRelations
+from schema.conversations import Conversation, ConversationConnection, ConversationContext, ConversationRelations
 from schema.messages import Message, MessageConnection, MessageFilter, MessageRelations
 from schema.nodes import Node
 from schema.runs import Run, RunConnection, RunRelations, Step
@@ -41,6 +42,7 @@ from vocabulary.conversations import AgentTool
 from vocabulary.events import DeltaMode, Event, Item
 from vocabulary.ids import Noun, noun_of
 from vocabulary.messages import AWAITING, ToolCallBody
+from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import RunStatus
 
 _NEWEST_FIRST = conversation_rows.order_by(conversation_rows.ConversationOrderField.CREATED_AT, descending=True)
@@ -176,6 +178,22 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
             return await self.loaders.history_counts.load(Of(conversation.id, asked.only, conversation.head_sequence))
 
         return connection_of(rows, scope, presenters.message, count)
+
+    async def context_of(self, conversation: Conversation) -> ConversationContext:
+        of = Of(conversation.id, None, conversation.head_sequence)
+        rows, agent = await asyncio.gather(self.loaders.contexts.load(of), self.loaders.agents.load(conversation.agent_id))
+        settings = (conversation.own_settings or ModelSettings()).over(agent.model_settings if agent else ModelSettings())
+        model = conversation.model or (agent.model if agent else self.engine.default_model)
+
+        async def estimate() -> int:
+            counted = await self.loaders.last_counted_steps.load(of)
+            return (await asyncio.to_thread(measured, rows, counted)).tokens
+
+        return ConversationContext(
+            messages=[presenters.message(row) for row in rows],
+            token_limit=self.engine.models.window(model, settings),
+            estimate=estimate,
+        )
 
     async def runs_of(self, conversation: Conversation, page: PageArguments, statuses: list[RunStatus] | None) -> RunConnection:
         scope = runs_scope(self.viewer.tenant, conversation.id)

@@ -119,6 +119,20 @@ class Loaders:
 
         return self._by_parent(read, list, _MOST_IDS)
 
+    @cached_property
+    def contexts(self) -> DataLoader[Of[None], list[Message]]:
+        async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, list[Message]]:
+            return await messages.contexts(connection, ids)
+
+        return self._by_parent(read, list, _MOST_IDS)
+
+    @cached_property
+    def last_counted_steps(self) -> DataLoader[Of[None], Step | None]:
+        async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, Step | None]:
+            return await runs.last_counted(connection, ids)
+
+        return self._by_parent(read, _nothing, _MOST_IDS)
+
     # ---- pages by parent
 
     @cached_property
@@ -204,6 +218,10 @@ def _grouped(things: Iterable[R], by: Callable[[R], A]) -> dict[A, list[R]]:
     for thing in things:
         groups.setdefault(by(thing), []).append(thing)
     return groups
+
+
+def _nothing() -> None:
+    return None
 
 
 def _no_page() -> Page[Any]:

@@ -151,6 +151,7 @@ def conversation(row: rows.Conversation) -> conversation_types.Conversation:
         created_at=row.created_at,
         updated_at=row.updated_at,
         agent_id=row.agent_id,
+        own_settings=row.model_settings,
         forked_from_id=row.forked_from_id,
         pending_message_id=row.pending_message_id,
     )
@@ -197,6 +198,7 @@ def step(row: Step) -> run_types.Step:
     return run_types.Step(
         id=ID(row.id),
         index=row.index,
+        kind=row.kind,
         model=row.model,
         usage=usage(row.usage),
         stop_reason=row.stop_reason,
@@ -248,6 +250,8 @@ def message(row: Message) -> messages.Message:
             return messages.ToolReturnMessage(**common, tool_returns=[tool_return(each) for each in body.tool_returns])
         case ApprovalResponseBody() as body:
             return messages.ApprovalResponseMessage(**common, decisions=[decision(each) for each in body.decisions])
+        case SummaryBody(stats=stats) if stats is not None:
+            return messages.SummaryMessage(**common, stats=compaction_stats(stats))
         case EventBody() as body:
             return messages.EventMessage(**common, event_type=body.event_type, data=JSON(body.data))
         case ErrorBody() as body:
@@ -320,6 +324,17 @@ def item(delivered: events.Item, tenant: str) -> stream.ConversationEvent:
     )
 
 
+def context_compacted(row: Message, first_kept_message_id: str | None, stats: CompactionStats) -> stream.ContextCompacted:
+    shown = compaction_stats(stats)
+    tail_ordinal = row.body.tail_ordinal if isinstance(row.body, SummaryBody) else None
+    return stream.ContextCompacted(
+        summary_message=messages.SummaryMessage(**_common(row), stats=shown),
+        first_kept_message_id=maybe_id(first_kept_message_id),
+        tail_ordinal=tail_ordinal or 0,
+        stats=shown,
+    )
+
+
 def payload(happened: events.Payload, tenant: str) -> stream.EventPayload:
     match happened:
         case events.MessageDelta(message_id, message_type, offset, text, call_id):
@@ -338,6 +353,8 @@ def payload(happened: events.Payload, tenant: str) -> stream.EventPayload:
             return stream.RunChanged(run=run(row), status=status, stop_reason=stop_reason)
         case events.ConversationChanged(row):
             return stream.ConversationChanged(conversation=conversation(row))
+        case events.ContextCompacted(row, first_kept_message_id, stats):
+            return context_compacted(row, first_kept_message_id, stats)
         case events.CaughtUp(head):
             return stream.CaughtUp(head_sequence=head)
         case events.StreamReset(reason, head):

@@ -21,6 +21,7 @@ from runs.agents import UnknownTool
 from runs.approvals import PendingApproval
 from runs.blocks import BlockNotFound
 from runs.cancel import NoActiveRuns, RunNotFound
+from runs.compact import NothingToCompact
 from runs.conversations import AgentNotFound, ConversationNotFound, IdempotencyConflict, UnknownBlock
 from runs.fork import MessageNotFound, MessageUnfinished
 from runs.respond import NoPendingToolCalls, ToolCallMismatch, WrongDecision
@@ -65,6 +66,8 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal("UNKNOWN_BLOCK", {"block": label})
         case ConversationBusy(run_id=run_id):
             return Refusal("CONVERSATION_BUSY", {"runId": run_id})
+        case NothingToCompact():
+            return Refusal("NOTHING_TO_COMPACT")
         case NoActiveRuns():
             return Refusal("NO_ACTIVE_RUNS")
         case PendingApproval(tool_call_ids=ids):

@@ -242,7 +242,7 @@ class _Copy:
                     decisions=tuple(replace(one, tool_call_id=self._call_id(one.tool_call_id)) for one in decisions)
                 )
             case SummaryBody():
-                return SummaryBody(tail_ordinal=self.fork.tail_ordinal)
+                return replace(body, tail_ordinal=self.fork.tail_ordinal)
             case _:
                 return body
 

@@ -4,6 +4,7 @@ It holds no connection and decides nothing about other runs. It ends the run its
 it did not; whoever runs it closes the run then.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from db import agents, conversations, messages, runs
@@ -13,12 +14,23 @@ from runs.answer import Answer
 from runs.calling import ask
 from runs.calls import Calls
 from runs.close import Ending
+from runs.compaction import (
+    MAX_OVERFLOWS,
+    Compaction,
+    CompactionRun,
+    compact_on_the_way,
+    completed,
+    is_due,
+    load_compaction,
+    relieve,
+)
 from runs.engine import Engine
 from runs.pen import Pen
 from runs.prompt import turns
 from runs.records import calls_of
 from runs.toolbox import Toolbox, toolbox
 from runs.writes import EndStep, Return, Spend, StartStep, Whole
+from vocabulary.compaction import CompactionTrigger
 from vocabulary.conversations import Agent
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import (
@@ -31,20 +43,16 @@ from vocabulary.messages import (
     ToolReturnBody,
     ToolSource,
 )
-from vocabulary.runs import Run, RunErrorType, RunStatus, Step, StopReason, Usage
-
-_STOP_REASON = {
-    RunErrorType.LLM_EMPTY_RESPONSE: StopReason.INVALID_LLM_RESPONSE,
-    RunErrorType.CONTEXT_WINDOW_OVERFLOW: StopReason.CONTEXT_WINDOW_OVERFLOW,
-    RunErrorType.INTERNAL: StopReason.ERROR,
-}
+from vocabulary.runs import Run, RunError, RunErrorType, RunKind, RunStatus, Step, StopReason, Usage
 
 
 @dataclass(slots=True)
 class Loop:
     """`run`: as this worker last wrote it. `context`: what the model is shown, growing step by step.
 
-    `steps_done` counts against the limit; what a takeover abandoned was begun and is not done.
+    `steps_done` counts against the limit; what was abandoned, and what wrote a summary, was begun and does not count. `answered`: why the
+    model stopped, when an earlier worker has heard it out. `overflows`: how often the provider has refused the step that waits. `in_vain`:
+    compacting it came to nothing, and would again.
     """
 
     engine: Engine
@@ -55,10 +63,15 @@ class Loop:
     steps_begun: int
     steps_done: int
     tools: Toolbox = field(default_factory=Toolbox)
+    answered: StopReason | None = None
+    overflows: int = 0
+    in_vain: bool = False
 
     async def to_the_end(self) -> Ending | None:
         """None: the run has ended and everything is committed. Raises LeaseLost, WriteRefused."""
         await self._finish_what_waited()
+        if self.answered is not None:
+            return Ending(status=RunStatus.COMPLETED, stop_reason=self.answered)
         if self.steps_done >= self.run.request.max_steps:
             return Ending(status=RunStatus.COMPLETED, stop_reason=StopReason.MAX_STEPS)
         while not self.run.ended:
@@ -87,13 +100,14 @@ class Loop:
         self._note_first_token(said)
         assert said.end is not None, "a model's stream ends with Finished or Failed"
         if isinstance(said.end, Failed):
-            return _failure(said.end, said.usage, self.run)
+            return await self._make_room(step, said, said.end)
         self.context += said.messages
+        self.overflows = 0
         step, request = self._add_up(step, said.usage), None
         if said.tool_calls is not None:
             self.pen.write(Spend(step, self.run))
             request = await self._answer(said.tool_calls)
-        self._end_step(step, said.end.stop_reason, goes_on=said.tool_calls is not None, request=request)
+        await self._end_step(step, said.end.usage, said.end.stop_reason, goes_on=said.tool_calls is not None, request=request)
         return None
 
     def _start_step(self) -> Step:
@@ -116,19 +130,59 @@ class Loop:
         self.run = replace(self.run, usage=self.run.usage + usage)
         return replace(step, usage=usage)
 
-    def _end_step(self, step: Step, stop_reason: StopReason, *, goes_on: bool, request: Message | None) -> None:
-        """Ends the run with its last step, so that both are committed together; and what the conversation then waits for with them."""
+    async def _end_step(self, step: Step, usage: Usage, stop_reason: StopReason, *, goes_on: bool, request: Message | None) -> None:
+        """Ends the run with its last step, so that both are committed together, or with the compaction that is due after it; and what
+        the conversation then waits for with them.
+        """
         self.steps_done += 1
-        if request is not None:
-            self.run = self._completed(StopReason.REQUIRES_APPROVAL)
-        elif not goes_on or self.steps_done >= self.run.request.max_steps:
-            self.run = self._completed(StopReason.MAX_STEPS if goes_on else stop_reason)
+        ends = not goes_on or self.steps_done >= self.run.request.max_steps
         ended = replace(step, stop_reason=stop_reason, completed_at=self.engine.clock())
-        self.pen.write(EndStep(ended, self.run, waits_for=None if request is None else request.id))
 
-    def _completed(self, stop_reason: StopReason) -> Run:
-        completed = state.moved(state.RUN, self.run.status, RunStatus.COMPLETED)
-        return replace(self.run, status=completed, stop_reason=stop_reason, completed_at=self.engine.clock())
+        def ending(run: Run) -> Run:
+            return completed(run, self.engine, StopReason.MAX_STEPS if goes_on else stop_reason) if ends else run
+
+        if request is not None:
+            self.run = completed(self.run, self.engine, StopReason.REQUIRES_APPROVAL)
+            self.pen.write(EndStep(ended, self.run, waits_for=request.id))
+        elif not self.in_vain and await is_due(self.engine, self.run, self.agent.compaction_settings, usage, self.context):
+            self.pen.write(EndStep(ended, self.run))
+            compaction = self._compaction(CompactionTrigger.CONTEXT_THRESHOLD)
+            error = await compact_on_the_way(compaction, ended, ending)
+            self.in_vain = error is not None
+            self._follow(compaction, error)
+        else:
+            self.run = ending(self.run)
+            self.pen.write(EndStep(ended, self.run))
+
+    async def _make_room(self, step: Step, said: Answer, failed: Failed) -> Ending | None:
+        """None: the step can be tried again."""
+        if said.begun or failed.error.type is not RunErrorType.CONTEXT_WINDOW_OVERFLOW or self.overflows == MAX_OVERFLOWS:
+            return _failure(failed, said.usage, self.run)
+        self.overflows += 1
+        self.run = replace(self.run, usage=self.run.usage + said.usage)
+        refused = replace(step, usage=said.usage, stop_reason=StopReason.CONTEXT_WINDOW_OVERFLOW)
+        self.pen.write(EndStep(refused, self.run))
+        compaction = self._compaction(CompactionTrigger.CONTEXT_OVERFLOW)
+        error = await relieve(compaction, refused)
+        self._follow(compaction, error)
+        return None if error is None else _failure(Failed(error, Usage()), Usage(), self.run)
+
+    def _compaction(self, trigger: CompactionTrigger) -> Compaction:
+        return Compaction(
+            engine=self.engine,
+            pen=self.pen,
+            run=self.run,
+            settings=self.agent.compaction_settings,
+            trigger=trigger,
+            steps_begun=self.steps_begun,
+            tools=self._request().tools,
+            overflows=self.overflows,
+        )
+
+    def _follow(self, compaction: Compaction, error: RunError | None) -> None:
+        """The context as it is after a compaction, or as it was."""
+        self.run, self.steps_begun = compaction.run, compaction.steps_begun
+        self.context = self.context if error is not None else compaction.context
 
     def _note_first_token(self, said: Answer) -> None:
         started = self.run.started_at
@@ -191,7 +245,7 @@ class Loop:
 
 
 def _failure(failed: Failed, usage: Usage, run: Run) -> Ending:
-    stop_reason = _STOP_REASON.get(failed.error.type, StopReason.LLM_ERROR)
+    stop_reason = state.STOP_REASON.get(failed.error.type, StopReason.LLM_ERROR)
     return Ending(
         status=RunStatus.FAILED,
         stop_reason=stop_reason,
@@ -201,15 +255,25 @@ def _failure(failed: Failed, usage: Usage, run: Run) -> Ending:
     )
 
 
-async def load(engine: Engine, pen: Pen) -> Loop:
+async def load(engine: Engine, pen: Pen) -> Loop | CompactionRun:
     """Reads what the run needs to begin, or to go on from its last complete step."""
     run = pen.lease.run
+    if run.kind is RunKind.COMPACTION:
+        return await load_compaction(engine, pen)
     async with engine.database.read() as connection:
         conversation = (await conversations.read(connection, [run.conversation_id]))[run.conversation_id]
         agent = await agents.get(connection, conversation.agent_id)
         context = await messages.context(connection, conversation)
         steps = await runs.steps_of(connection, [run.id])
+        written = await messages.of_run(connection, run.id) if steps else []
     assert agent is not None, "agents are never removed while they have conversations"
     tools = toolbox(engine.tools, agent.tools, run.request.client_tools)
-    done = sum(step.completed_at is not None for step in steps)
-    return Loop(engine, pen, run, agent, context, steps_begun=len(steps), steps_done=done, tools=tools)
+    done = [step for step in steps if step.completed_at is not None and step.kind is RunKind.RESPONSE]
+    answered = _answered(done[-1], written) if done else None
+    return Loop(engine, pen, run, agent, context, steps_begun=len(steps), steps_done=len(done), tools=tools, answered=answered)
+
+
+def _answered(last: Step, written: Sequence[Message]) -> StopReason | None:
+    """A step without calls was the last one, and its run has ended with it unless a compaction was to come in between."""
+    called = any(message.type is MessageType.TOOL_CALL and message.step_id == last.id for message in written)
+    return None if called else last.stop_reason

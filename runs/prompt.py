@@ -10,6 +10,7 @@ from vocabulary.messages import (
     Message,
     MessageType,
     ReasoningBody,
+    TextPart,
     ToolCall,
     ToolCallBody,
     ToolReturn,
@@ -19,6 +20,7 @@ from vocabulary.messages import (
 )
 
 _ANYWHERE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SUMMARY_FOLLOWS = "The conversation has been going on for longer than can be shown. This is a summary of what was said before:"
 _OWN_WORDS = frozenset({MessageType.ASSISTANT, MessageType.TOOL_CALL})
 _THOUGHTS = frozenset({MessageType.REASONING, MessageType.HIDDEN_REASONING})
 _NEVER_ANSWERED = "The tool did not return anything."
@@ -91,6 +93,8 @@ def _turn(message: Message, call_ids: Mapping[str, str]) -> Turn | None:
             return UserTurn(content, sender)
         case MessageType.SYSTEM, _:
             return SystemTurn(message.text)
+        case MessageType.SUMMARY, _:
+            return UserTurn((TextPart(f"{_SUMMARY_FOLLOWS}\n\n{message.text}"),))
         case MessageType.ASSISTANT, _:
             return AssistantTurn(message.text) if message.text else None
         case _, (ReasoningBody() | HiddenReasoningBody()) as body:

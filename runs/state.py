@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from vocabulary.messages import MessageStatus, ToolCallState
-from vocabulary.runs import RunStatus
+from vocabulary.runs import RunErrorType, RunStatus, StopReason
 
 S = TypeVar("S", RunStatus, MessageStatus, ToolCallState)
 
@@ -38,6 +38,15 @@ TOOL_CALL: Mapping[ToolCallState, frozenset[ToolCallState]] = {
     ToolCallState.DENIED: frozenset(),
     ToolCallState.INTERRUPTED: frozenset(),
 }
+
+
+STOP_REASON: Mapping[RunErrorType, StopReason] = {
+    RunErrorType.LLM_EMPTY_RESPONSE: StopReason.INVALID_LLM_RESPONSE,
+    RunErrorType.CONTEXT_WINDOW_OVERFLOW: StopReason.CONTEXT_WINDOW_OVERFLOW,
+    RunErrorType.COMPACTION_INEFFECTIVE: StopReason.ERROR,
+    RunErrorType.INTERNAL: StopReason.ERROR,
+}
+"""Why a run stopped that failed with this; with any other it was LLM_ERROR."""
 
 
 class IllegalTransition(Exception):

@@ -169,6 +169,7 @@ class Writer:
         await runs.save_steps(transaction.connection, rows.changed_steps)
         await runs.save(transaction.connection, list(rows.runs.values()))
         await conversations.wait_for(transaction.connection, rows.waiting)
+        await conversations.move_contexts(transaction.connection, rows.moves)
         transaction.extend(rows.events)
         for run in rows.runs.values():
             if run.ended:

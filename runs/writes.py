@@ -7,8 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from vocabulary.events import Event, MessageCompleted, MessageDelta, MessageStarted, RunChanged, StoredPayload, ToolCallChanged
-from vocabulary.messages import Message, MessageType, ToolCall, ToolCallBody
+from db.conversations import ContextMove
+from vocabulary.compaction import CompactionStats
+from vocabulary.events import (
+    ContextCompacted,
+    Event,
+    MessageChanged,
+    MessageCompleted,
+    MessageDelta,
+    MessageStarted,
+    RunChanged,
+    StoredPayload,
+    ToolCallChanged,
+)
+from vocabulary.messages import Message, MessageType, SummaryBody, ToolCall, ToolCallBody
 from vocabulary.runs import Run, Step
 
 
@@ -92,7 +104,31 @@ class EndStep:
     waits_for: str | None = None
 
 
-Write = Open | Append | Close | Whole | Call | Return | StartStep | Spend | EndStep
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A message of the conversation that has its place already, and says something else from now on."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Summarise:
+    """The context moves: a summary takes its place in history, and the tail begins with `first_kept`; None: behind the summary."""
+
+    message: Message
+    first_kept: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compact:
+    """Tells of a summary that was written just before, in the same breath."""
+
+    summary_id: str
+    first_kept: Message | None
+    stats: CompactionStats
+
+
+Write = Open | Append | Close | Whole | Call | Return | StartStep | Spend | EndStep | Change | Summarise | Compact
 
 
 def ends(write: Write) -> bool:
@@ -112,12 +148,14 @@ class Rows:
     changed_steps: list[Step] = field(default_factory=list[Step])
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
     waiting: dict[str, str | None] = field(default_factory=dict[str, str | None])
+    moves: list[ContextMove] = field(default_factory=list[ContextMove])
+    summaries: dict[str, Message] = field(default_factory=dict[str, Message])
     events: list[Event] = field(default_factory=list[Event])
 
 
 def ordinals(writes: Sequence[Write]) -> int:
     """How many places in history these writes take."""
-    return sum(isinstance(write, Open | Whole | Return) for write in writes)
+    return sum(isinstance(write, Open | Whole | Return | Summarise) for write in writes)
 
 
 def lay_out(
@@ -126,7 +164,7 @@ def lay_out(
     """Adds one run's writes to the rows, one number each. `places` keeps the ordinals of its open messages from batch to batch."""
     ordinal = first_ordinal
     for sequence, write in enumerate(writes, first_sequence):
-        if isinstance(write, Open | Whole | Return):
+        if isinstance(write, Open | Whole | Return | Summarise):
             places[write.message.id] = ordinal
             ordinal += 1
         payload = _delta(write) if isinstance(write, Append) else _payload(rows, write, sequence, places)
@@ -139,7 +177,7 @@ def _delta(write: Append) -> MessageDelta:
 
 def _payload(
     rows: Rows,
-    write: Open | Close | Whole | Call | Return | StartStep | Spend | EndStep,
+    write: Open | Close | Whole | Call | Return | StartStep | Spend | EndStep | Change | Summarise | Compact,
     sequence: int,
     places: dict[str, int],
 ) -> StoredPayload:
@@ -176,12 +214,32 @@ def _payload(
             if waits_for is not None:
                 rows.waiting[run.conversation_id] = waits_for
             return _run_changed(rows, run, sequence)
+        case Change(message):
+            rows.changed.append(message := replace(message, sequence=sequence))
+            return MessageChanged(message)
+        case Summarise(message, first_kept):
+            return MessageCompleted(_summarise(rows, placed(message), first_kept))
+        case Compact(summary_id, first_kept, stats):
+            return ContextCompacted(rows.summaries[summary_id], None if first_kept is None else first_kept.id, stats)
 
 
 def without_returns(calls: Message) -> Message:
     """From now on the message of the returns tells them."""
     assert isinstance(calls.body, ToolCallBody)
     return replace(calls, body=ToolCallBody(tool_calls=tuple(replace(call, returned=None) for call in calls.body.tool_calls)))
+
+
+def _summarise(rows: Rows, message: Message, first_kept: Message | None) -> Message:
+    ordinal = message.ordinal if first_kept is None else first_kept.ordinal
+    assert isinstance(message.body, SummaryBody)
+    assert message.ordinal is not None
+    assert ordinal is not None, "what is kept is in history"
+    tail_ordinal = ordinal + 1 if first_kept is None else ordinal
+    message = replace(message, body=replace(message.body, tail_ordinal=tail_ordinal))
+    rows.created.append(message)
+    rows.moves.append(ContextMove(message.conversation_id, message.id, tail_ordinal))
+    rows.summaries[message.id] = message
+    return message
 
 
 def _run_changed(rows: Rows, run: Run, sequence: int) -> RunChanged:

@@ -1,5 +1,6 @@
 """Conversations, their filter and their order."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Protocol
 
@@ -10,11 +11,12 @@ from strawberry.types.lazy_type import LazyType
 from schema.blocks import Block
 from schema.connections import After, Before, Connection, Edge, First, Last, PageArguments
 from schema.enums import ConversationOrderField, ConversationStatus, DeltaMode, OrderDirection, RunStatus
-from schema.messages import MessageConnection, MessageFilter
+from schema.messages import Message, MessageConnection, MessageFilter
 from schema.models import ModelSettings
 from schema.nodes import Node
 from schema.runs import Run, RunConnection
 from schema.tools import ToolCall
+from vocabulary.model_settings import ModelSettings as OwnSettings
 
 
 class ConversationRelations(Protocol):
@@ -27,10 +29,28 @@ class ConversationRelations(Protocol):
     async def fork_origin(self, conversation_id: str) -> "Conversation | None": ...
     async def isolated_blocks_of(self, conversation: "Conversation") -> list[Block]: ...
     async def messages_of(self, conversation: "Conversation", page: PageArguments, only: MessageFilter | None) -> MessageConnection: ...
+    async def context_of(self, conversation: "Conversation") -> "ConversationContext": ...
     async def runs_of(self, conversation: "Conversation", page: PageArguments, statuses: list[RunStatus] | None) -> RunConnection: ...
     async def active_run_of(self, conversation: "Conversation") -> Run | None: ...
     async def waiting_calls_of(self, request_id: str) -> list[ToolCall]: ...
     async def events_of(self, conversation_id: str, *, after: int | None, first: int | None, deltas: DeltaMode | None) -> object: ...
+
+
+@strawberry.type(description="What the model is shown of a conversation.")
+class ConversationContext:
+    messages: list[Message] = strawberry.field(description="The messages in the order in which the model is shown them.")
+    token_limit: int = strawberry.field(description="How many tokens fit into the window of the conversation's model.")
+    estimate: strawberry.Private[Callable[[], Awaitable[int]]]
+
+    @strawberry.field(description="How many messages these are.")
+    def message_count(self) -> int:
+        return len(self.messages)
+
+    @strawberry.field(
+        description="About how many tokens they take: what the provider counted at its last call, and an estimate of the rest."
+    )
+    async def token_estimate(self) -> int:
+        return await self.estimate()
 
 
 @strawberry.type(description="A conversation with an agent.")
@@ -47,6 +67,7 @@ class Conversation(Node):
     created_at: datetime = strawberry.field(description="When it was created.")
     updated_at: datetime = strawberry.field(description="When it last changed.")
     agent_id: strawberry.Private[str]
+    own_settings: strawberry.Private[OwnSettings | None]
     forked_from_id: strawberry.Private[str | None]
     pending_message_id: strawberry.Private[str | None]
 
@@ -73,6 +94,10 @@ class Conversation(Node):
         filter: Annotated[MessageFilter | None, strawberry.argument(description="Which messages to list; absent: all but errors.")] = UNSET,  # noqa: A002
     ) -> MessageConnection:
         return await info.context.messages_of(self, PageArguments.given(first, after, last, before), filter or None)
+
+    @strawberry.field(description="What the model would be shown of it now.")
+    async def context(self, info: strawberry.Info[ConversationRelations, None]) -> ConversationContext:
+        return await info.context.context_of(self)
 
     @strawberry.field(description="Its runs, oldest first; those that are QUEUED are its queue.")
     async def runs(

@@ -6,6 +6,7 @@ from typing import Annotated, Protocol
 import strawberry
 from strawberry.types.lazy_type import LazyType
 
+from schema.compaction import CompactionStats
 from schema.connections import Connection, Edge
 from schema.enums import HiddenReasoningState, MessageStatus, MessageType
 from schema.errors import RunError
@@ -102,6 +103,11 @@ class ApprovalResponseMessage(Message):
     decisions: list[ApprovalDecision] = strawberry.field(description="One decision per call.")
 
 
+@strawberry.type(description="A summary that the model is shown instead of what was said before it, or was until a newer one.")
+class SummaryMessage(Message):
+    stats: CompactionStats = strawberry.field(description="What the compaction that wrote it came to.")
+
+
 @strawberry.type(description="Something that happened in the conversation besides talking.")
 class EventMessage(Message):
     event_type: str = strawberry.field(description="What happened.")
@@ -123,6 +129,7 @@ MESSAGE_TYPES = (
     ToolReturnMessage,
     ApprovalRequestMessage,
     ApprovalResponseMessage,
+    SummaryMessage,
     EventMessage,
     ErrorMessage,
 )

@@ -30,6 +30,7 @@ class Usage:
 class Step:
     id: strawberry.ID = strawberry.field(description="Globally unique and opaque.")
     index: int = strawberry.field(description="Its place in the run, from 0.")
+    kind: RunKind = strawberry.field(description="Whether it answered or wrote a summary; only the former counts against `maxSteps`.")
     model: str = strawberry.field(description="The handle of the model that was called.")
     usage: Usage = strawberry.field(description="Tokens it took.")
     stop_reason: StopReason | None = strawberry.field(description="Why the model stopped; null while it has not.")

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import strawberry
 
+from schema.compaction import CompactionStats
 from schema.conversations import Conversation
 from schema.enums import ConversationListEventKind, MessageType, ResetReason, RunStatus, StopReason
-from schema.messages import Message, MessageEdge
+from schema.messages import Message, MessageEdge, SummaryMessage
 from schema.runs import Run
 from schema.tools import ToolCall
 
@@ -63,6 +64,19 @@ class ConversationChanged:
     conversation: Conversation = strawberry.field(description="The conversation as it is now.")
 
 
+@strawberry.type(
+    description="A summary has taken the place of older messages. In context are from now on the system message, `summaryMessage`, and of "
+    "what was in context those from `tailOrdinal` on, older summaries excepted; all else that you hold is not."
+)
+class ContextCompacted:
+    summary_message: SummaryMessage = strawberry.field(description="The summary, as it is now.")
+    first_kept_message_id: strawberry.ID | None = strawberry.field(
+        description="The oldest message that is still shown beside the summary; null: none of those before the summary is."
+    )
+    tail_ordinal: int = strawberry.field(description="The lowest ordinal that is still shown beside the summary.")
+    stats: CompactionStats = strawberry.field(description="What the compaction came to.")
+
+
 @strawberry.type(description="The replay is over and what follows is live; comes once per subscription and is not stored.")
 class CaughtUp:
     head_sequence: int = strawberry.field(description="The last position of the log at this moment.")
@@ -84,6 +98,7 @@ EventPayload = Annotated[
     | ToolCallChanged
     | RunChanged
     | ConversationChanged
+    | ContextCompacted
     | CaughtUp
     | StreamReset,
     strawberry.union("EventPayload", description="What happened. More kinds may come: have a default branch."),

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from streams.bus import Announcement
 from vocabulary.events import (
+    ContextCompacted,
     ConversationChanged,
     Event,
     EventKind,
@@ -116,26 +117,28 @@ _KIND_OF: dict[type[StoredPayload], EventKind] = {
     ToolCallChanged: EventKind.TOOL_CALL_CHANGED,
     RunChanged: EventKind.RUN_CHANGED,
     ConversationChanged: EventKind.CONVERSATION_CHANGED,
+    ContextCompacted: EventKind.CONTEXT_COMPACTED,
     StreamReset: EventKind.RESET,
 }
 
 _CAUGHT_UP = orjson.dumps(None)
 _list_change = TypeAdapter(ListChange)
 _message = TypeAdapter(Message)
+_compacted = TypeAdapter(ContextCompacted)
 _bodies: dict[str, TypeAdapter[MessageBody]] = {kind.value: TypeAdapter(body) for kind, body in BODY_OF.items()}
 _READERS: dict[str, Callable[[Any], StoredPayload]] = {
-    EventKind.MESSAGE_STARTED: lambda payload: MessageStarted(_read_message(payload)),
-    EventKind.MESSAGE_COMPLETED: lambda payload: MessageCompleted(_read_message(payload)),
-    EventKind.MESSAGE_CHANGED: lambda payload: MessageChanged(_read_message(payload)),
+    EventKind.MESSAGE_STARTED: lambda payload: MessageStarted(_read_message(payload["message"])),
+    EventKind.MESSAGE_COMPLETED: lambda payload: MessageCompleted(_read_message(payload["message"])),
+    EventKind.MESSAGE_CHANGED: lambda payload: MessageChanged(_read_message(payload["message"])),
     EventKind.TOOL_CALL_CHANGED: TypeAdapter(ToolCallChanged).validate_python,
     EventKind.RUN_CHANGED: TypeAdapter(RunChanged).validate_python,
     EventKind.CONVERSATION_CHANGED: TypeAdapter(ConversationChanged).validate_python,
+    EventKind.CONTEXT_COMPACTED: lambda payload: _compacted.validate_python({**payload, "summary": _read_message(payload["summary"])}),
     EventKind.RESET: TypeAdapter(StreamReset).validate_python,
 }
 
 
-def _read_message(payload: dict[str, Any]) -> Message:
+def _read_message(fields: dict[str, Any]) -> Message:
     """Which class the body is of, only the message's type tells."""
-    fields = payload["message"]
     body = _bodies[fields["type"]].validate_python(fields["body"])
     return _message.validate_python({**fields, "body": body})

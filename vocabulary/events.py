@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from vocabulary.compaction import CompactionStats
 from vocabulary.conversations import Conversation
 from vocabulary.messages import Message, MessageType, ToolCall
 from vocabulary.runs import TERMINAL_STATUSES, Run, RunStatus, StopReason
@@ -36,6 +37,7 @@ class EventKind(StrEnum):
     TOOL_CALL_CHANGED = "TOOL_CALL_CHANGED"
     RUN_CHANGED = "RUN_CHANGED"
     CONVERSATION_CHANGED = "CONVERSATION_CHANGED"
+    CONTEXT_COMPACTED = "CONTEXT_COMPACTED"
     RESET = "RESET"
 
 
@@ -89,6 +91,15 @@ class ConversationChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ContextCompacted:
+    """`first_kept_message_id` None: nothing was kept beside the summary. From which ordinal on the tail is, is in its body."""
+
+    summary: Message
+    first_kept_message_id: str | None
+    stats: CompactionStats
+
+
+@dataclass(frozen=True, slots=True)
 class CaughtUp:
     head_sequence: int
 
@@ -102,7 +113,15 @@ class StreamReset:
 
 
 StoredPayload = (
-    MessageStarted | MessageDelta | MessageCompleted | MessageChanged | ToolCallChanged | RunChanged | ConversationChanged | StreamReset
+    MessageStarted
+    | MessageDelta
+    | MessageCompleted
+    | MessageChanged
+    | ToolCallChanged
+    | RunChanged
+    | ConversationChanged
+    | ContextCompacted
+    | StreamReset
 )
 Payload = StoredPayload | CaughtUp
 

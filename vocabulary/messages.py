@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from vocabulary.compaction import CompactionStats
 from vocabulary.runs import RunError
 
 
@@ -186,6 +187,7 @@ class SummaryBody:
     """`tail_ordinal`: of the first message that was kept beside it; what it sums up ends before that. None: nobody wrote it down."""
 
     tail_ordinal: int | None = None
+    stats: CompactionStats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from vocabulary.compaction import CompactionSettings
 from vocabulary.model_settings import ModelSettings
 
 
@@ -129,6 +130,7 @@ class RunRequest:
     override_system: str | None = None
     client_tools: tuple[ClientTool, ...] = ()
     answers: str | None = None
+    compaction: CompactionSettings | None = None  # of a COMPACTION: request over agent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +171,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One model call of a run and what followed from it. `completed_at` None: cut short, or going on."""
+    """One model call of a run and what followed from it. `completed_at` None: cut short, or going on.
+
+    `kind`: COMPACTION when it wrote a summary, which runs of either kind do; such a step does not count against the limit.
+    """
 
     id: str
     run_id: str
@@ -180,3 +185,4 @@ class Step:
     stop_reason: StopReason | None
     started_at: datetime
     completed_at: datetime | None
+    kind: RunKind = RunKind.RESPONSE

@@ -6,12 +6,13 @@ from typing import Any, TypeVar
 
 import orjson
 
+from runs.compact import CompactRequest
 from runs.conversations import NewConversation
 from runs.fork import NewFork
 from runs.respond import Respond
 from runs.send import Send
 
-Request = TypeVar("Request", NewConversation, NewFork, Send, Respond)
+Request = TypeVar("Request", NewConversation, NewFork, Send, Respond, CompactRequest)
 
 
 def hashed(request: Request) -> Request:

@@ -13,8 +13,10 @@ from streams.log import Log
 from tests.db.rows import NOON, a_call, a_message, a_run, stored_conversation
 from tests.rig import utc_now
 from tests.streams.telling import Teller
+from vocabulary.compaction import CompactionMode, CompactionStats, CompactionTrigger
 from vocabulary.conversations import Conversation
 from vocabulary.events import (
+    ContextCompacted,
     ConversationChanged,
     DeltaMode,
     Event,
@@ -25,7 +27,7 @@ from vocabulary.events import (
     RunChanged,
     ToolCallChanged,
 )
-from vocabulary.messages import Message, MessageStatus, MessageType, ToolCallBody, ToolCallState, UserBody
+from vocabulary.messages import Message, MessageStatus, MessageType, SummaryBody, ToolCallBody, ToolCallState, UserBody
 from vocabulary.runs import Run, RunStatus, StopReason
 
 
@@ -259,3 +261,20 @@ async def test_an_event_whose_words_are_unknown_shows_nothing_but_counts(databas
     last = page.events[-1].payload
     assert isinstance(last, MessageCompleted)
     assert last.message.type is MessageType.ERROR
+
+
+async def test_a_compaction_is_read_with_its_summary_and_its_figures(database: Database, teller: Teller) -> None:
+    stats = CompactionStats(
+        trigger=CompactionTrigger.CONTEXT_OVERFLOW,
+        mode=CompactionMode.ALL,
+        messages_before=9,
+        messages_after=3,
+        tokens_before=90,
+        tokens_after=30,
+    )
+    body = SummaryBody(tail_ordinal=7, stats=stats)
+    summary = a_message(teller.conversation_id, type=MessageType.SUMMARY, text="They met.", body=body, in_tail=False, in_context=False)
+    await stored(database, summary)
+    told = [await teller.tell(ContextCompacted(summary, kept, stats), run_id="run-1") for kept in ("message-7", None)]
+    for mode in DeltaMode:
+        assert list((await read(database, teller, mode)).events) == told

@@ -8,8 +8,10 @@ import pytest
 from resolvers import presenters
 from resolvers.connections import history_scope
 from schema import messages, stream
+from vocabulary.compaction import CompactionMode, CompactionStats, CompactionTrigger
 from vocabulary.events import (
     CaughtUp,
+    ContextCompacted,
     Item,
     MessageCompleted,
     MessageDelta,
@@ -50,6 +52,10 @@ from vocabulary.runs import RunError, RunErrorType
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CALL = ToolCall(id="toolcall-1", name="add", state=ToolCallState.COMPLETED, source=ToolSource.BUILTIN, arguments_text='{"a": 1}')
 
+STATS = CompactionStats(
+    trigger=CompactionTrigger.MANUAL, mode=CompactionMode.ALL, messages_before=9, messages_after=2, tokens_before=90, tokens_after=20
+)
+
 BODIES: dict[MessageType, tuple[MessageBody, type[messages.Message]]] = {
     MessageType.SYSTEM: (SystemBody(client_message_id="c"), messages.SystemMessage),
     MessageType.USER: (UserBody(content=(TextPart("a"), ImagePart("https://x")), sender="Ann"), messages.UserMessage),
@@ -66,7 +72,7 @@ BODIES: dict[MessageType, tuple[MessageBody, type[messages.Message]]] = {
         ApprovalResponseBody(decisions=(ApprovalDecision(tool_call_id="toolcall-1", approved=True),)),
         messages.ApprovalResponseMessage,
     ),
-    MessageType.SUMMARY: (SummaryBody(), messages.ErrorMessage),  # which no version before compaction writes
+    MessageType.SUMMARY: (SummaryBody(stats=STATS), messages.SummaryMessage),
     MessageType.EVENT: (EventBody(event_type="joined", data={"who": "Ann"}), messages.EventMessage),
     MessageType.ERROR: (ErrorBody(error=RunError(RunErrorType.LLM_TIMEOUT, "slow")), messages.ErrorMessage),
 }
@@ -171,3 +177,13 @@ def test_what_is_not_stored_is_shown_too() -> None:
     changed = presenters.payload(ToolCallChanged("message-1", MessageType.TOOL_CALL, CALL), "tenant")
     assert isinstance(changed, stream.ToolCallChanged)
     assert changed.tool_call == presenters.tool_call(CALL)
+
+
+def test_a_summary_without_its_figures_cannot_be_shown_as_one() -> None:
+    assert type(presenters.message(replace(_message(MessageType.SUMMARY), body=SummaryBody()))) is messages.ErrorMessage
+
+
+def test_a_compaction_shows_its_summary_and_what_was_kept() -> None:
+    shown = presenters.payload(ContextCompacted(_message(MessageType.SUMMARY), "message-7", STATS), "tenant")
+    assert isinstance(shown, stream.ContextCompacted)
+    assert (shown.summary_message.id, shown.first_kept_message_id, shown.stats.messages_after) == ("message-1", "message-7", 2)

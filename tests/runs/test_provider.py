@@ -207,3 +207,23 @@ def _returned(history: Sequence[Any]) -> str:
     body = only(history, MessageType.TOOL_RETURN).body
     assert isinstance(body, ToolReturnBody)
     return body.tool_returns[0].output
+
+
+async def test_a_context_that_the_provider_refuses_is_compacted_and_asked_again(remote: Rig, provider: Provider) -> None:
+    too_long = {"error": {"message": "This model's maximum context length is 512 tokens.", "code": "context_length_exceeded"}}
+    conversation = await remote.conversation(model="local/m", tools=["current_time"])
+    for number in range(4):
+        provider.script(Answer(text="Let me look.", tool_calls=[CLOCK]), Answer(text=f"Noon, for the {number}th time. " * 5))
+        await remote.ended((await remote.say(conversation.id, f"What time is it? {number}")).run)
+    provider.script(Answer(status=400, error=too_long), Answer(text="They asked for the time."), Answer(text="Still noon."))
+    run = await remote.ended((await remote.say(conversation.id, "And now?")).run)
+    assert (run.status, run.stop_reason, run.error) == (RunStatus.COMPLETED, StopReason.END_TURN, None)
+    refused, summing, asked = (request.body["messages"] for request in provider.requests[-3:])
+    assert "<transcript>" in summing[-1]["content"]
+    assert len(asked) < len(refused)
+    assert (asked[0], asked[-1]) == (refused[0], refused[-1])
+    assert [message["role"] for message in asked[:2]] == ["system", "user"]
+    assert "They asked for the time." in str(asked[1]["content"])
+    called = [call["id"] for message in asked for call in message.get("tool_calls", ())]
+    assert [message["tool_call_id"] for message in asked if message["role"] == "tool"] == called
+    await checked(remote, conversation.id)

@@ -3,10 +3,21 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from runs.writes import Append, Call, Close, EndStep, Open, Rows, StartStep, Whole, Write, lay_out, ordinals
+from db.conversations import ContextMove
+from runs.writes import Append, Call, Change, Close, Compact, EndStep, Open, Rows, StartStep, Summarise, Whole, Write, lay_out, ordinals
 from tests.runs.values import CALL, MESSAGE, RUN, STEP
-from vocabulary.events import Event, MessageCompleted, MessageDelta, MessageStarted, RunChanged, ToolCallChanged
-from vocabulary.messages import MessageStatus, MessageType, ToolCallBody, ToolCallState
+from vocabulary.compaction import CompactionMode, CompactionStats, CompactionTrigger
+from vocabulary.events import (
+    ContextCompacted,
+    Event,
+    MessageChanged,
+    MessageCompleted,
+    MessageDelta,
+    MessageStarted,
+    RunChanged,
+    ToolCallChanged,
+)
+from vocabulary.messages import MessageStatus, MessageType, SummaryBody, ToolCallBody, ToolCallState
 from vocabulary.runs import RunStatus, StopReason
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -99,3 +110,32 @@ def test_pieces_of_different_texts_do_not_join() -> None:
     assert _append("Hi").joined(_append("!", message_id="message-2")) is None
     assert _append("{", call_id="toolcall-1").joined(_append("}", call_id="toolcall-2")) is None
     assert _append("{", call_id="toolcall-1").joined(_append("!")) is None
+
+
+SUMMARY = replace(MESSAGE, id="message-s", type=MessageType.SUMMARY, body=SummaryBody(), ordinal=None, sequence=0, in_tail=False)
+STATS = CompactionStats(
+    trigger=CompactionTrigger.MANUAL, mode=CompactionMode.ALL, messages_before=9, messages_after=3, tokens_before=90, tokens_after=30
+)
+
+
+def test_a_summary_takes_its_place_and_the_tail_begins_with_what_was_kept() -> None:
+    kept, system = replace(MESSAGE, id="message-k", ordinal=3), replace(MESSAGE, id="message-1", type=MessageType.SYSTEM, ordinal=1)
+    writes = [Summarise(SUMMARY, kept), Change(system), Compact(SUMMARY.id, kept, STATS)]
+    assert ordinals(writes) == 1
+    rows = _laid_out(*writes)
+    written = replace(SUMMARY, ordinal=4, sequence=10, body=SummaryBody(tail_ordinal=3))
+    assert (rows.created, rows.changed) == ([written], [replace(system, sequence=11)])
+    assert rows.moves == [ContextMove(RUN.conversation_id, SUMMARY.id, 3)]
+    assert [event.payload for event in rows.events] == [
+        MessageCompleted(written),
+        MessageChanged(replace(system, sequence=11)),
+        ContextCompacted(written, "message-k", STATS),
+    ]
+
+
+def test_with_nothing_kept_the_tail_begins_behind_the_summary() -> None:
+    rows = _laid_out(Summarise(SUMMARY, None), Compact(SUMMARY.id, None, STATS))
+    assert rows.moves == [ContextMove(RUN.conversation_id, SUMMARY.id, 5)]
+    payload = rows.events[-1].payload
+    assert isinstance(payload, ContextCompacted)
+    assert payload.first_kept_message_id is None

@@ -8,9 +8,15 @@ from vocabulary.messages import (
     MessageStatus,
     MessageType,
     PlainBody,
+    TextPart,
     ToolCall,
+    ToolCallBody,
     ToolCallState,
+    ToolReturn,
+    ToolReturnBody,
+    ToolReturnStatus,
     ToolSource,
+    UserBody,
 )
 from vocabulary.runs import Run, RunKind, RunRequest, RunStatus, Step, Usage
 
@@ -83,3 +89,8 @@ def message(
 
 
 MESSAGE = message()
+ASKED = message(MessageType.USER, "Hi", UserBody(content=(TextPart("Hi"),)), step_id=None)
+SAID = message(text="Hello.")
+CALLED = message(MessageType.TOOL_CALL, body=ToolCallBody(tool_calls=(CALL,)))
+RETURNED = ToolReturn(tool_call_id=CALL.id, name="clock", status=ToolReturnStatus.SUCCESS, output="noon")
+ANSWERED = message(MessageType.TOOL_RETURN, body=ToolReturnBody(tool_returns=(RETURNED,)))

@@ -9,6 +9,7 @@ from typing import Self
 from vocabulary.conversations import Conversation
 from vocabulary.events import (
     CaughtUp,
+    ContextCompacted,
     ConversationChanged,
     Item,
     MessageChanged,
@@ -20,7 +21,7 @@ from vocabulary.events import (
     StreamReset,
     ToolCallChanged,
 )
-from vocabulary.messages import Message, MessageStatus, ToolCall, ToolCallBody
+from vocabulary.messages import Message, MessageStatus, MessageType, SummaryBody, ToolCall, ToolCallBody
 from vocabulary.runs import Run
 
 CODE_UNIT = 2
@@ -79,6 +80,8 @@ class Client:
                 self.runs[run.id] = run
             case ConversationChanged(conversation):
                 self.conversation = conversation
+            case ContextCompacted(summary):
+                self._compact(summary)
             case CaughtUp(head):
                 self._catch_up(head)
             case StreamReset():
@@ -107,6 +110,16 @@ class Client:
             calls = {known.id: known for known in _calls(message)} | {call.id: call}
             self.messages[message_id] = replace(message, body=ToolCallBody(tool_calls=tuple(calls.values())))
 
+    def _compact(self, summary: Message) -> None:
+        """What stays is the compiled system message, this summary, and the tail from its ordinal on."""
+        assert isinstance(summary.body, SummaryBody)
+        tail = summary.body.tail_ordinal or 0
+        for id_, message in self.messages.items():
+            old = message.type is MessageType.SUMMARY or (message.ordinal or 0) < tail
+            if old and not is_compiled(message):
+                self.messages[id_] = replace(message, in_context=False)
+        self.messages[summary.id] = summary
+
     def _catch_up(self, head: int) -> None:
         assert self.caught_up_at is None, "it comes once"
         assert head == self.position
@@ -125,6 +138,11 @@ def spliced(held: str, delta: MessageDelta) -> str:
     if start > len(units) or start + len(added) <= len(units):
         return held
     return (units[:start] + added).decode("utf-16-le")
+
+
+def is_compiled(message: Message) -> bool:
+    """The first entry of a history: the system message, which is shown whatever was compacted."""
+    return message.ordinal == 1
 
 
 def _calls(message: Message) -> tuple[ToolCall, ...]:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from streams.bus import Announcement
 from streams.codec import MAX_BYTES, decode, decode_list, encode, encode_list
 from tests.db.rows import NOON, a_conversation, a_message, a_run
+from vocabulary.compaction import CompactionStats
 from vocabulary.events import (
+    ContextCompacted,
     ConversationChanged,
     Event,
     MessageChanged,
@@ -72,7 +74,8 @@ def messages_of(message_type: MessageType) -> Values:
 
 messages = st.sampled_from(MessageType).flatmap(messages_of)
 of_messages = st.sampled_from([MessageStarted, MessageCompleted, MessageChanged]).flatmap(lambda kind: st.builds(kind, messages))
-payloads: Values = of_messages | anything(MessageDelta | ToolCallChanged | RunChanged | ConversationChanged)
+compacted = st.builds(ContextCompacted, messages_of(MessageType.SUMMARY), anything(str | None), anything(CompactionStats))
+payloads: Values = of_messages | compacted | anything(MessageDelta | ToolCallChanged | RunChanged | ConversationChanged)
 events = st.builds(Event, st.just("conv-1"), anything(int), anything(datetime), anything(str | None), payloads)
 
 
