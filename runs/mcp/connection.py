@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 from mcp.client import Client, IncomingMessage
 from mcp.client.subscriptions import SubscriptionLost
@@ -17,7 +18,7 @@ from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from runs.mcp.content import text_of
-from runs.mcp.endpoints import McpServer, Patience, RemoteTool
+from runs.mcp.endpoints import McpServer, away, Patience, RemoteTool
 from runs.mcp.transports import transport
 from runs.tools import Arguments, ToolFailed
 
@@ -31,6 +32,8 @@ class Connection:
         self._patience = patience
         self._doubt = asyncio.Event()  # the tools may have changed, or the server may be gone: asking it shows which
         self._calls: set[asyncio.Task[CallToolResult]] = set()
+        self._open = False
+        self._answered_at = 0.0
         self._client = Client(
             transport(server.reached, self._doubt.set),
             message_handler=self._heard,
@@ -47,15 +50,19 @@ class Connection:
         async with asyncio.timeout(self._patience.connect_s) as handshake, self._client as client:
             offer(await self._tools(client))
             handshake.reschedule(None)
+            self._open = True
             listening = asyncio.create_task(self._listen(client), name=f"mcp {self._server.name}: listen")
             try:
                 await self._follow(client, offer)
             finally:
+                self._open = False
                 listening.cancel()
                 await asyncio.wait({listening})
 
     async def call(self, tool: str, arguments: Arguments) -> str:
         """Raises ToolFailed. Cancelled, it does not wait for the server to be told."""
+        if not self._open:
+            raise ToolFailed(away(self._server))
         calling = asyncio.create_task(self._client.call_tool(tool, arguments), name=f"mcp {self._server.name}: {tool}")
         self._calls.add(calling)
         calling.add_done_callback(self._over)
@@ -65,8 +72,19 @@ class Connection:
             calling.cancel()
         return self._told(calling)
 
+    def reason(self, living: asyncio.Task[None]) -> str:
+        """Why it is over, in one line. Of errors that may tell the address no more than their class: there may be a key in it."""
+        if living.cancelled() or (error := living.exception()) is None:
+            return "gone"
+        while isinstance(error, BaseExceptionGroup):
+            error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        told = error.message if isinstance(error, MCPError) else error.strerror if isinstance(error, OSError) else None
+        return f"{type(error).__name__}: {' '.join(told.split())[:200]}" if told else type(error).__name__
+
     def _over(self, calling: asyncio.Task[CallToolResult]) -> None:
         self._calls.discard(calling)
+        if not calling.cancelled():
+            self._answered_at = _now()
         if calling.cancelled() or calling.exception() is not None:
             self._doubt.set()
 
@@ -85,11 +103,11 @@ class Connection:
 
     def _reason(self, error: MCPError) -> str:
         if error.code == CONNECTION_CLOSED:
-            return f"The tool server {self._server.name!r} is away: it left during the call. Whether the tool did its work is unknown."
+            return f"{away(self._server)[:-1]}: it left during the call. Whether the tool did its work is unknown."
         if (
             error.code == INVALID_REQUEST and error.message == "Session terminated"
         ):  # by a server that has started anew, and did not look at it
-            return f"The tool server {self._server.name!r} is away; it did not take the call."
+            return away(self._server)
         return error.message or f"The tool server {self._server.name!r} refused the call."
 
     # ---- what the server has
@@ -98,12 +116,13 @@ class Connection:
         while True:
             doubted = await self._doubted()
             if self._calls and not doubted:
-                continue  # it is at work: servers that do one thing at a time are no less alive for that
+                continue  # it is at work; one that does one thing at a time may be silent for as long as a call may take
             try:
                 async with asyncio.timeout(self._patience.answer_s):
                     offer(await self._tools(client))
+                self._answered_at = _now()
             except TimeoutError:
-                if not self._calls:
+                if not self._calls or _now() - self._answered_at > self._server.timeout_s + self._patience.answer_s:
                     raise
 
     async def _doubted(self) -> bool:
@@ -144,3 +163,7 @@ class Connection:
             except MCPError:
                 return
             await asyncio.sleep(self._patience.check_s * random.uniform(0.5, 1))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

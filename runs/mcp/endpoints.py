@@ -57,3 +57,8 @@ class RemoteTool:
     name: str
     description: str
     parameters: dict[str, Any]
+
+
+def away(server: McpServer) -> str:
+    """What a model is told about it."""
+    return f"The tool server {server.name!r} is away."

@@ -7,11 +7,11 @@ import asyncio
 import random
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import structlog
 
-from runs.mcp.endpoints import McpServer, Patience, RemoteTool
+from runs.mcp.endpoints import McpServer, away, Patience, RemoteTool
 from runs.tools import LONGEST_NAME, Arguments, ServerTool, ToolContext, ToolFailed, flaw
 from vocabulary.messages import ToolSource
 
@@ -39,10 +39,6 @@ class RemoteServer:
     @property
     def name(self) -> str:
         return self._server.name
-
-    @property
-    def here(self) -> bool:
-        return self._connection is not None
 
     async def run(self) -> None:
         """For ever."""
@@ -72,7 +68,7 @@ class RemoteServer:
             self._connection = None
             if living.cancel():
                 await asyncio.wait({living})
-        log.warning("a tool server is away", server=self.name, reason=_reason(living))
+        log.warning("a tool server is away", server=self.name, reason=connection.reason(living))
 
     def _know(self, tools: tuple[RemoteTool, ...]) -> None:
         if tools != self._described:
@@ -91,7 +87,7 @@ class RemoteServer:
     def _server_tool(self, tool: RemoteTool) -> ServerTool:
         async def run(arguments: Arguments, _context: ToolContext) -> str:
             if self._connection is None:
-                raise ToolFailed(f"The tool server {self.name!r} is away.")
+                raise ToolFailed(away(self._server))
             return await self._connection.call(tool.name, arguments)
 
         return ServerTool(
@@ -120,13 +116,3 @@ def _library() -> "type[Connection]":
 def _callable_name(name: str) -> str:
     """Providers take fewer names than the protocol does."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:LONGEST_NAME]
-
-
-def _reason(living: asyncio.Task[None]) -> str:
-    """In one line. Of the library's errors no more than their class: they may tell addresses, and these may hold keys."""
-    if living.cancelled() or (error := living.exception()) is None:
-        return "gone"
-    leaf = error
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = cast("BaseExceptionGroup[BaseException]", leaf).exceptions[0]
-    return f"{type(leaf).__name__}: {leaf.strerror}" if isinstance(leaf, OSError) and leaf.strerror else type(leaf).__name__
