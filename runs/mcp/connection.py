@@ -18,7 +18,7 @@ from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from runs.mcp.content import text_of
-from runs.mcp.endpoints import McpServer, away, Patience, RemoteTool
+from runs.mcp.endpoints import McpServer, Patience, RemoteTool, away
 from runs.mcp.transports import transport
 from runs.tools import Arguments, ToolFailed
 

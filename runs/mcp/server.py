@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from runs.mcp.endpoints import McpServer, away, Patience, RemoteTool
+from runs.mcp.endpoints import McpServer, Patience, RemoteTool, away
 from runs.tools import LONGEST_NAME, Arguments, ServerTool, ToolContext, ToolFailed, flaw
 from vocabulary.messages import ToolSource
 

@@ -1,8 +1,9 @@
 """How a tool server is spoken to: the library's two transports, with what the settings say, and a word when the other side is gone."""
 
+import asyncio
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -22,19 +23,65 @@ _TIMEOUTS = httpx2.Timeout(30.0, connect=10.0, read=None, pool=None)
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=10)
 
 
+_LEAVE_S = {Program: 10.0, Address: 2.0}
+"""A program is given time to end, is told to, and is killed, within seven seconds that nobody may cut short. A session may just be left."""
+
+
 @asynccontextmanager
 async def transport(reached: Program | Address, ended: Callable[[], None]) -> AsyncGenerator[tuple[_Incoming, _Outgoing]]:
-    """`ended` is called when nothing can come any more: a server may be gone while nobody asks it anything."""
-    async with AsyncExitStack() as stack:
-        if isinstance(reached, Program):
-            started = StdioServerParameters(command=reached.command, args=list(reached.args), env=dict(reached.env))
-            streams = await stack.enter_async_context(stdio_client(started, errlog=sys.stderr))
-        else:
-            client = httpx2.AsyncClient(headers=dict(reached.headers), timeout=_TIMEOUTS, limits=_LIMITS)
-            await stack.enter_async_context(client)
-            streams = await stack.enter_async_context(streamable_http_client(reached.url, http_client=client))
-        incoming, outgoing = streams
-        yield _Heard(incoming, ended), outgoing
+    """`ended` is called when nothing can come any more: a server may be gone while nobody asks it anything.
+
+    The library's part has a task of its own. Its way of stopping a program does not bear a second cancellation: it would wait for ever.
+    """
+    opened: asyncio.Future[tuple[_Incoming, _Outgoing]] = asyncio.get_running_loop().create_future()
+    leaving = asyncio.Event()
+
+    async def keep() -> None:
+        async with _opened(reached) as streams:
+            opened.set_result(streams)
+            await leaving.wait()
+
+    keeping = asyncio.create_task(keep(), name="mcp: transport")
+    try:
+        await asyncio.wait({keeping, opened}, return_when=asyncio.FIRST_COMPLETED)
+        if opened.done():
+            incoming, outgoing = opened.result()
+            yield _Heard(incoming, ended), outgoing
+    finally:
+        leaving.set()
+        await _left(keeping, _LEAVE_S[type(reached)])
+
+
+@asynccontextmanager
+async def _opened(reached: Program | Address) -> AsyncGenerator[tuple[_Incoming, _Outgoing]]:
+    if isinstance(reached, Program):
+        started = StdioServerParameters(command=reached.command, args=list(reached.args), env=dict(reached.env))
+        async with stdio_client(started, errlog=sys.stderr) as streams:
+            yield streams
+    else:
+        async with (
+            httpx2.AsyncClient(headers=dict(reached.headers), timeout=_TIMEOUTS, limits=_LIMITS) as client,
+            streamable_http_client(reached.url, http_client=client) as streams,
+        ):
+            yield streams
+
+
+async def _left(keeping: asyncio.Task[None], within_s: float) -> None:
+    """A cancellation meanwhile is passed on when it is over. Raises what has ended it, if it did not end by itself."""
+    cancelled: asyncio.CancelledError | None = None
+    until = asyncio.get_running_loop().time() + within_s
+    while not keeping.done():
+        if (left_s := until - asyncio.get_running_loop().time()) <= 0:
+            keeping.cancel()
+            break
+        try:
+            await asyncio.wait({keeping}, timeout=left_s)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    if keeping.done():
+        keeping.result()
 
 
 class _Heard:
@@ -56,7 +103,7 @@ class _Heard:
     async def __anext__(self) -> SessionMessage | Exception:
         try:
             return await self._incoming.__anext__()
-        except StopAsyncIteration:
+        except BaseException:
             self._ended()
             raise
 

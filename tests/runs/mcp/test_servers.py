@@ -156,7 +156,7 @@ def _own(name: str) -> ServerTool:
 
 
 async def test_a_server_that_was_never_there_hinders_nobody(
-    tmp_path: Path, context: ToolContext, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, context: ToolContext, capfd: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = [
         McpServer(name="missing", reached=Program(command=str(tmp_path / "no-such-program"), env={"KEY": SECRET})),
@@ -166,12 +166,12 @@ async def test_a_server_that_was_never_there_hinders_nobody(
     async with workshop(tmp_path, over="stdio") as place, offered(ToolRegistry([]), [*nowhere, place.server()]) as registry:
         assert [tool.name for tool in registry.definitions()] == TOOLS
         assert (await _called(registry.get("saw"), context, wood="oak")).output == "two halves of oak"
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     assert "FileNotFoundError: No such file or directory" in said.out + said.err
     assert SECRET not in said.out + said.err
 
 
-async def test_a_silent_server_does_not_hold_a_start_for_long(tmp_path: Path) -> None:
+async def test_a_silent_server_does_not_hold_a_start_for_long() -> None:
     silent = McpServer(name="silent", reached=Program(command=sys.executable, args=("-c", "import sys; sys.stdin.read()")))
     async with offered(ToolRegistry([]), [silent], replace(QUICK, start_s=0.1)) as registry:
         assert registry.definitions() == ()

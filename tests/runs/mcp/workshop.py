@@ -1,6 +1,7 @@
 """`python -m tests.runs.mcp.workshop NOTES [PORT]`: a tool server as its author would write one, over stdio, or over HTTP with a port.
 
-It notes what befalls it, line by line, in a file that a test reads. LEGACY in its environment: it knows nothing of the protocol's newest age.
+It notes what befalls it, line by line, in a file that a test reads. With LEGACY in its environment it is one of those that know
+nothing of the protocol's newest age.
 """
 
 import asyncio
