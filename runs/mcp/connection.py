@@ -23,6 +23,7 @@ from runs.mcp.transports import transport
 from runs.tools import Arguments, ToolFailed
 
 _MOST_PAGES = 100  # of a list that does not end
+_ANOTHER_SESSION = (INVALID_REQUEST, "Session terminated")  # the library's words for a server that has started anew: the call was not taken
 _US = Implementation(name="parley", version="0")
 
 
@@ -89,6 +90,8 @@ class Connection:
             self._doubt.set()
 
     def _told(self, calling: asyncio.Task[CallToolResult]) -> str:
+        if calling.cancelled():  # by nobody who waits for it
+            raise ToolFailed(away(self._server))
         try:
             result = calling.result()
         except MCPError as error:
@@ -104,9 +107,7 @@ class Connection:
     def _reason(self, error: MCPError) -> str:
         if error.code == CONNECTION_CLOSED:
             return f"{away(self._server)[:-1]}: it left during the call. Whether the tool did its work is unknown."
-        if (
-            error.code == INVALID_REQUEST and error.message == "Session terminated"
-        ):  # by a server that has started anew, and did not look at it
+        if (error.code, error.message) == _ANOTHER_SESSION:
             return away(self._server)
         return error.message or f"The tool server {self._server.name!r} refused the call."
 

@@ -42,7 +42,7 @@ class Patience:
     to the longest. `start_s`: how long a program waits at its start for all servers to have been tried.
     """
 
-    connect_s: float = 30.0
+    connect_s: float = 60.0
     answer_s: float = 30.0
     check_s: float = 30.0
     first_delay_s: float = 0.5

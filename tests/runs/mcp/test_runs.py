@@ -22,13 +22,14 @@ from streams.redis_bus import RedisBus
 from tests.e2e.server import serving, stopped
 from tests.resolvers.asking import Client
 from tests.rig import TENANT, Rig, rig
-from tests.runs.logs import checked, eventually, only
+from tests.runs.logs import checked, eventually, only, until
 from tests.runs.mcp.workshops import QUICK, TOOLS, Workshop, offered, workshop
 from tests.runs.processes import Servers, worker
 from tests.runs.scripted import Models, Scripted, call, finished
 from tests.streams.buses import running
 from vocabulary.conversations import AgentTool, Conversation
-from vocabulary.messages import MessageType, ToolCallBody, ToolReturn, ToolReturnBody, ToolReturnStatus, ToolSource
+from vocabulary.events import Payload, ToolCallChanged
+from vocabulary.messages import MessageType, ToolCallBody, ToolCallState, ToolReturn, ToolReturnBody, ToolReturnStatus, ToolSource
 from vocabulary.runs import RunStatus, StopReason
 
 SAW = [*call("saw", '{"wood": "oak"}'), *finished()]
@@ -52,13 +53,17 @@ async def _returned(parley: Rig, conversation: Conversation) -> tuple[ToolReturn
     return body.tool_returns
 
 
+def _has_sawed(payload: Payload | None) -> bool:
+    return isinstance(payload, ToolCallChanged) and payload.tool_call.state is ToolCallState.COMPLETED
+
+
 async def test_a_run_outlives_a_server_that_is_killed_in_mid_call(database: Database, place: Workshop) -> None:
     model = Scripted(DRY)
     async with rig(database, models=Models(model), tools=[]) as parley, offered(parley.engine.tools, [place.server()]):
         conversation = await _conversation(parley, AgentTool(name="dry"), AgentTool(name="saw"))
         sent = await parley.say(conversation.id, "Go")
         await place.has_noted("drying")
-        await place.has_noted("sawed elm")
+        await until(parley, conversation.id, _has_sawed)
         await place.kill()
         run = await parley.ended(sent.run)
         assert (run.status, len(model.requests)) == (RunStatus.COMPLETED, 2)
@@ -89,7 +94,7 @@ async def test_a_call_that_needs_an_approval_is_made_when_it_has_it(database: Da
         assert (run.stop_reason, place.noted().count("sawed oak")) == (StopReason.REQUIRES_APPROVAL, 0)
         body = only(await parley.history(conversation.id), MessageType.TOOL_CALL).body
         assert isinstance(body, ToolCallBody)
-        answers = tuple(Answer(item.id, Approve()) for item in body.tool_calls)
+        answers = tuple(Answer(tool_call_id=item.id, decision=Approve()) for item in body.tool_calls)
         responded = await respond(parley.engine, TENANT, Respond(conversation_id=conversation.id, answers=answers))
         assert (await parley.ended(responded.run)).status is RunStatus.COMPLETED
         assert [item.output for item in await _returned(parley, conversation)] == ["two halves of oak"]
@@ -133,12 +138,14 @@ def _as_setting(place: Workshop) -> str:
 
 
 async def test_the_server_has_the_tools_of_its_settings(tmp_path: Path, place: Workshop) -> None:
-    async with serving(tmp_path, MCP_SERVERS=_as_setting(place)) as server, AsyncClient(base_url=server.address) as http:
-        answered = await http.post("/graphql", json={"query": "{ tools { name source } }"})
-        listed = answered.json()["data"]["tools"]
-        assert [tool["name"] for tool in listed if tool["source"] == "MCP"] == [
-            "workshop_current_time" if name == "current_time" else name for name in TOOLS
-        ]
+    async with serving(tmp_path, MCP_SERVERS=_as_setting(place)) as server, AsyncClient() as http:
+
+        async def are_listed() -> bool:
+            answered = await http.post(server.url, json={"query": "{ tools { name source } }"})
+            names = [tool["name"] for tool in answered.json()["data"]["tools"] if tool["source"] == "MCP"]
+            return names == ["workshop_current_time" if name == "current_time" else name for name in TOOLS]
+
+        await eventually(are_listed, seconds=20)
         assert await stopped(server) == 0
     with pytest.raises(ProcessLookupError):
         os.kill(place.pid, 0)

@@ -86,7 +86,8 @@ async def test_a_server_that_is_killed_in_mid_call_is_an_error_return_and_is_fou
 
 
 async def test_a_server_that_dies_while_nobody_asks_it_is_soon_found_again(place: Workshop, context: ToolContext) -> None:
-    async with offered(ToolRegistry([]), [place.server()], replace(QUICK, check_s=0.2)) as registry:
+    only_told_when_asked = place.old and place.program is not None
+    async with offered(ToolRegistry([]), [place.server()], replace(QUICK, check_s=0.2 if only_told_when_asked else 60)) as registry:
         await place.kill()
         await place.return_()
 
@@ -169,6 +170,32 @@ async def test_a_server_that_was_never_there_hinders_nobody(
     said = capfd.readouterr()
     assert "FileNotFoundError: No such file or directory" in said.out + said.err
     assert SECRET not in said.out + said.err
+
+
+BY_HAND = """
+import json, sys
+PAGES = {
+    None: {"tools": [{"name": "bent", "inputSchema": {"type": "object", "properties": {"a": {"type": "odd"}}}}], "nextCursor": "2"},
+    "2": {"tools": [{"name": "straight", "inputSchema": {"type": "object"}}]},
+}
+for line in sys.stdin:
+    asked = json.loads(line)
+    answer = None
+    if asked["method"] == "initialize":
+        answer = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "hand", "version": "1"}}
+    elif asked["method"] == "tools/list":
+        answer = PAGES[asked.get("params", {}).get("cursor")]
+    said = {"error": {"code": -32601, "message": "Not by hand."}} if answer is None else {"result": answer}
+    if "id" in asked:
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], **said}), flush=True)
+"""
+
+
+async def test_all_pages_are_read_and_what_has_no_usable_schema_is_left_out(context: ToolContext) -> None:
+    server = McpServer(name="hand", reached=Program(command=sys.executable, args=("-c", BY_HAND)))
+    async with offered(ToolRegistry([]), [server]) as registry:
+        assert [tool.name for tool in registry.definitions()] == ["straight"]
+        assert (await _called(registry.get("straight"), context)).output == "Not by hand."
 
 
 async def test_a_silent_server_does_not_hold_a_start_for_long() -> None:
