@@ -99,10 +99,11 @@ async def test_a_server_that_dies_while_nobody_asks_it_is_soon_found_again(place
 
 
 async def test_a_tool_that_is_new_is_offered(place: Workshop, context: ToolContext) -> None:
-    async with offered(ToolRegistry([]), [place.server()]) as registry:
-        await _called(registry.get("learn"), context, name="weld")
-        assert (await _called(await comes(registry, "weld"), context)).output == "weld, as learned"
-        assert [tool.name for tool in registry.definitions()] == [*TOOLS, "weld"]
+    async with offered(ToolRegistry([]), [place.server()], replace(QUICK, check_s=600)) as registry:
+        for name in ("weld", "rivet"):
+            await _called(registry.get("learn"), context, name=name)
+            assert (await _called(await comes(registry, name), context)).output == f"{name}, as learned"
+        assert [tool.name for tool in registry.definitions()] == [*TOOLS, "weld", "rivet"]
 
 
 async def test_a_server_that_takes_too_long_is_given_up(tmp_path: Path, context: ToolContext) -> None:
