@@ -33,6 +33,7 @@ from composition import (
     models_of,
     open_database,
     prepare_tables,
+    tool_servers_of,
     utc_now,
     worker_limits_of,
 )
@@ -87,8 +88,11 @@ async def composed(settings: Settings) -> AsyncGenerator[Parley]:
         hub = Hub(database, bus, HubLimits(), metrics)
         reader = Reader(hub, database, max_replay=settings.max_replay, clock=utc_now)
         feed = Feed(database, bus, FeedLimits(), utc_now)
+        tool_servers = tool_servers_of(settings, engine.tools)
         async with asyncio.TaskGroup() as machines:
             running = [machines.create_task(machine.run(), name=name) for name, machine in (("bus", bus), ("hub", hub), ("feed", feed))]
+            running.append(machines.create_task(tool_servers.run(), name="tool servers"))
+            await tool_servers.tried()
             if isinstance(dispatcher, LocalDispatcher):
                 worker = Worker(engine, worker_limits_of(settings))
                 dispatcher.serve(worker.advance_soon)

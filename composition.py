@@ -18,9 +18,11 @@ from runs.builtin.clock import current_time
 from runs.builtin.memory import memory_tools
 from runs.builtin.search import conversation_search
 from runs.engine import Dispatcher, Engine
+from runs.mcp.endpoints import Address, McpServer, Program
+from runs.mcp.servers import McpServers
 from runs.tools import ToolRegistry
 from runs.worker import WorkerLimits
-from settings import Settings, SettingsError
+from settings import Settings, SettingsError, ToolServer
 from streams.bus import Bus, MemoryBus
 from streams.log import Log
 from streams.redis_bus import RedisBus
@@ -113,6 +115,21 @@ def engine_of(  # one argument for each part that is swapped between deployments
         metrics=metrics,
         retries=RetryLimits(retries=settings.model_retries),
     )
+
+
+def tool_servers_of(settings: Settings, tools: ToolRegistry) -> McpServers:
+    servers = (
+        McpServer(name=name, reached=_reached(server), requires_approval=server.requires_approval, timeout_s=server.timeout_s)
+        for name, server in settings.mcp_servers.items()
+    )
+    return McpServers(servers, tools)
+
+
+def _reached(server: ToolServer) -> Program | Address:
+    if server.url is not None:
+        return Address(url=server.url, headers={name: value.get_secret_value() for name, value in server.headers.items()})
+    assert server.command is not None, "the settings hold one or the other"
+    return Program(command=server.command, args=server.args, env={name: value.get_secret_value() for name, value in server.env.items()})
 
 
 def worker_limits_of(settings: Settings) -> WorkerLimits:

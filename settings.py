@@ -4,6 +4,7 @@ Packages never import this: they are given the values they need. A field's descr
 to hold; it is also what the one-line refusal of a wrong value says. No value is ever printed, since it may be a secret.
 """
 
+import re
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
@@ -46,6 +47,41 @@ class Provider(_Frozen):
     models: dict[str, ProviderModel] = {}
 
 
+def _header(name: str) -> str:
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        raise ValueError("is no name of a header")
+    return name
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[\t -~\x80-\xff]*", value.get_secret_value()):
+        raise ValueError("cannot stand in a header")
+    return value
+
+
+class ToolServer(_Frozen):
+    """An MCP server: a command that is started here, or an address that is spoken to over streamable HTTP."""
+
+    type: Literal["stdio", "http", "streamable-http"] | None = None
+    command: Annotated[str, StringConstraints(min_length=1)] | None = None
+    args: tuple[str, ...] = Field((), repr=False)
+    env: dict[str, SecretStr] = {}
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+\S*$")] | None = Field(None, repr=False)
+    headers: dict[Annotated[str, AfterValidator(_header)], Annotated[SecretStr, AfterValidator(_header_value)]] = {}
+    requires_approval: bool = False
+    timeout_s: float = Field(60, gt=0, le=3600)
+
+    @model_validator(mode="after")
+    def _reached_in_one_way(self) -> Self:
+        if (self.command is None) == (self.url is None):
+            raise PydanticCustomError("tool_server", "either a command or a url")
+        if self.headers if self.url is None else self.args or self.env:
+            raise PydanticCustomError("tool_server", "args and env go with a command, headers with a url")
+        if self.type is not None and (self.type == "stdio") != (self.url is None):
+            raise PydanticCustomError("tool_server", "stdio goes with a command, http with a url")
+        return self
+
+
 def _provider_name(name: str) -> str:
     if name in DEFAULT_MODELS or name == "demo":
         raise ValueError(f"{name} is built in")
@@ -61,6 +97,7 @@ def _upper(value: object) -> object:
 
 
 ProviderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), AfterValidator(_provider_name)]
+ToolServerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 Origin = Annotated[str, StringConstraints(pattern=r"^(\*|https?://[^\s/,]+)$")]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
 
@@ -110,6 +147,9 @@ class Settings(_Frozen):
         default_factory=_default_model,
         pattern=r"^[^\s/]+/\S+$",
         description="PROVIDER/NAME, of a provider that has a key or stands in PROVIDERS",
+    )
+    mcp_servers: Json[dict[ToolServerName, ToolServer]] = Field(
+        {}, description='JSON such as {"files": {"command": "uvx", "args": ["some-server"]}, "search": {"url": "https://example.org/mcp"}}'
     )
     demo_delay_ms: float = Field(20, ge=0, le=60_000, description="milliseconds from 0 to 60000")
 

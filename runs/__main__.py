@@ -22,6 +22,7 @@ from composition import (
     models_of,
     open_database,
     prepare_tables,
+    tool_servers_of,
     worker_limits_of,
 )
 from runs.jobs import JobDispatcher, Jobs
@@ -46,10 +47,13 @@ async def work(settings: Settings) -> None:
         metrics = metrics_of(database, bus)
         engine = engine_of(settings, database, bus, models=models, dispatcher=JobDispatcher(), metrics=metrics)
         worker = Worker(engine, worker_limits_of(settings))
+        tool_servers = tool_servers_of(settings, engine.tools)
         jobs = Jobs(database, worker, concurrency=settings.worker_concurrency)
         telling = None if settings.metrics_port is None else _tell(metrics, settings.metrics_host, settings.metrics_port)
         async with asyncio.TaskGroup() as machines:
             announcing = machines.create_task(bus.run(), name="bus")
+            offering = machines.create_task(tool_servers.run(), name="tool servers")
+            await tool_servers.tried()
             working = machines.create_task(worker.run(), name="worker")
             await worker.ready.wait()
             taking = machines.create_task(jobs.run(), name="jobs")
@@ -60,6 +64,7 @@ async def work(settings: Settings) -> None:
             taking.cancel()
             working.cancel()
             await asyncio.wait({taking, working})
+            offering.cancel()
             announcing.cancel()
         if telling is not None:
             telling.shutdown()

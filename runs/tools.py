@@ -30,6 +30,8 @@ Arguments = dict[str, Any]
 Effect = Callable[[Transaction], Awaitable[str]]
 """What a tool changes in our own database, and what it says about it."""
 
+LONGEST_NAME = 64  # that all providers take
+
 _LONGEST_COMPLAINT = 500
 
 
@@ -92,7 +94,7 @@ class ToolRegistry:
 
 
 def _free(name: str, namespace: str, taken: set[str]) -> str:
-    return f"{namespace}_{name}" if name in taken else name
+    return f"{namespace}_{name}"[:LONGEST_NAME] if name in taken else name
 
 
 def _renamed(tool: ServerTool, name: str) -> ServerTool:

@@ -63,6 +63,17 @@ def test_the_default_model_may_be_of_a_compatible_server() -> None:
     assert local.api_key.get_secret_value() == SECRET
 
 
+def test_tool_servers_are_programs_or_addresses() -> None:
+    local = {"type": "stdio", "command": "uvx", "args": ["files", "/tmp"], "env": {"KEY": SECRET}, "requires_approval": True}
+    far = {"type": "http", "url": "https://example.org/mcp", "headers": {"Authorization": SECRET}, "timeout_s": 5}
+    servers = Settings.from_environment({"MCP_SERVERS": json.dumps({"files": local, "search": far})}).mcp_servers
+    files, search = servers["files"], servers["search"]
+    assert (files.command, files.args, files.env["KEY"].get_secret_value()) == ("uvx", ("files", "/tmp"), SECRET)
+    assert (search.url, search.headers["Authorization"].get_secret_value()) == ("https://example.org/mcp", SECRET)
+    assert [(server.requires_approval, server.timeout_s) for server in (files, search)] == [(True, 60), (False, 5)]
+    assert Settings.from_environment({}).mcp_servers == {}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -96,6 +107,18 @@ def test_the_default_model_may_be_of_a_compatible_server() -> None:
         ("CORS_ORIGINS", "https://example.org/path", "separated by commas"),
         ("LOG_LEVEL", "loud", "DEBUG, INFO, WARNING or ERROR"),
         ("ALLOW_INSECURE_BIND", "perhaps", "true or false"),
+        ("MCP_SERVERS", "{", "JSON such as"),
+        ("MCP_SERVERS", '{"files": {}}', "files: either a command or a url"),
+        ("MCP_SERVERS", '{"files": {"command": "uvx", "url": "http://a"}}', "files: either a command or a url"),
+        ("MCP_SERVERS", '{"files": {"command": "uvx", "headers": {"a": "b"}}}', "args and env go with a command"),
+        ("MCP_SERVERS", '{"files": {"url": "http://a", "args": ["b"]}}', "headers with a url"),
+        ("MCP_SERVERS", '{"files": {"url": "http://a", "type": "stdio"}}', "stdio goes with a command"),
+        ("MCP_SERVERS", '{"files": {"url": "ftp://a"}}', "files.url"),
+        ("MCP_SERVERS", '{"files": {"url": "http://a", "headers": {"a b": "c"}}}', "is no name of a header"),
+        ("MCP_SERVERS", '{"files": {"url": "http://a", "headers": {"a": "b\\nc"}}}', "cannot stand in a header"),
+        ("MCP_SERVERS", '{"files": {"command": "uvx", "timeout_s": 0}}', "files.timeout_s"),
+        ("MCP_SERVERS", '{"files": {"command": "uvx", "arguments": []}}', "files.arguments"),
+        ("MCP_SERVERS", '{"a/b": {"command": "uvx"}}', "a/b"),
         ("PROVIDERS", "{", "JSON such as"),
         ("PROVIDERS", '{"local": {}}', "local.base_url: Field required"),
         ("PROVIDERS", '{"openai": {"base_url": "http://a"}}', "openai is built in"),
@@ -138,9 +161,12 @@ def test_who_waits_for_a_lock_outlasts_who_has_stopped_with_it() -> None:
 
 def test_secrets_are_never_shown() -> None:
     provider = json.dumps({"local": {"base_url": "http://a", "api_key": SECRET}})
-    servers = {"DATABASE_URL": f"postgresql+asyncpg://me:{SECRET}@db/parley", "REDIS_URL": f"redis://:{SECRET}@cache"}
+    local = {"command": "uvx", "args": [f"--key={SECRET}"], "env": {"KEY": SECRET}}
+    tools = json.dumps({"local": local, "far": {"url": f"http://a/{SECRET}", "headers": {"Authorization": SECRET}}})
+    servers = {"MCP_SERVERS": tools, "DATABASE_URL": f"postgresql+asyncpg://me:{SECRET}@db/parley", "REDIS_URL": f"redis://:{SECRET}@cache"}
     shown = repr(Settings.from_environment({"OPENAI_API_KEY": SECRET, "PROVIDERS": provider, **servers}))
     wrong = refusal(DATABASE_URL=f"postgresql://me:{SECRET}@db/parley"), refusal(PROVIDERS=provider.replace("http", "ftp"))
+    wrong += refusal(MCP_SERVERS=tools.replace("http", "ftp")), refusal(MCP_SERVERS=tools.replace(SECRET, f"{SECRET}\\n"))
     assert SECRET not in " ".join([shown, *wrong])
 
 
