@@ -6,6 +6,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sqlalchemy import select
 
@@ -55,7 +56,8 @@ class Shown:
 
     @property
     def waiting(self) -> list[ToolCall]:
-        return [call for call in self.calls if call.state in AWAITING]
+        """That can be answered: while others of their step still run, they cannot."""
+        return [] if self.conversation.pending_message_id is None else [call for call in self.calls if call.state in AWAITING]
 
 
 def _calls(message: Message) -> tuple[ToolCall, ...]:
@@ -132,7 +134,7 @@ def _everything_moved_as_the_tables_allow(seen: Shown) -> None:
 def _legal(table: Mapping[S, frozenset[S]], moves: Mapping[str, Sequence[S]], now: Mapping[str, S]) -> None:
     assert {id_: states[-1] for id_, states in moves.items()} == now
     for id_, states in moves.items():
-        for old, new in zip(states, states[1:], strict=False):
+        for old, new in pairwise(states):
             assert new in table[old], (id_, states)
 
 
@@ -157,7 +159,7 @@ def _what_has_ended_is_at_rest(seen: Shown) -> None:
 def _what_waits_is_known(seen: Shown) -> None:
     is_pending = seen.conversation.pending_message_id is not None
     if seen.active is None:
-        assert is_pending == bool(seen.waiting)
+        assert is_pending == any(call.state in AWAITING for call in seen.calls)
     elif seen.active.kind is RunKind.RESPONSE:
         assert not is_pending
     expected = (

@@ -101,8 +101,8 @@ class Work:
 
 
 class Puppet(Model):
-    """`talks`, `works`: under way, oldest first. `used`: the numbers of all calls of tools that were ever begun. `steps`: by owner, how many
-    were begun.
+    """`talks`, `works`: under way, oldest first. `used`: the numbers of all calls of tools that were ever begun. `steps`: how many were
+    begun, by owner.
     """
 
     def __init__(self) -> None:
