@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
+from sqlalchemy import text as sql
+from sqlalchemy.exc import IntegrityError
 
 from db.engine import Database
 from llm.model import Failed, ModelRequest, ToolReturnTurn
@@ -151,6 +153,21 @@ async def test_a_conversation_where_calls_wait_is_cancelled_with_its_queue(datab
         assert (seen.conversation.status, seen.waiting, bench.used) == (ConversationStatus.IDLE, [], [])
         assert [message.text for message in taken_out(seen.events)] == ["Queued 1", "Queued 2"]
         assert isinstance(seen.events[-1].payload, ConversationChanged)
+
+
+REFUSAL = {
+    True: "CREATE TRIGGER refuse BEFORE UPDATE ON conversations WHEN new.pending_message_id IS NULL BEGIN SELECT RAISE(ABORT, 'no'); END",
+    False: "ALTER TABLE conversations ADD CONSTRAINT refuse CHECK (pending_message_id IS NOT NULL) NOT VALID",
+}
+
+
+async def test_calls_that_cannot_be_denied_are_not_said_to_be(database: Database, bench: Bench) -> None:
+    async with asked(database, bench) as (parley, conversation, _, _):
+        async with database.write() as connection:
+            await connection.execute(sql(REFUSAL[database.is_sqlite]))
+        with pytest.raises(IntegrityError):
+            await cancel_conversation(parley.engine, TENANT, conversation.id)
+        assert (await parley.read(conversation.id)).status is ConversationStatus.AWAITING_INPUT
 
 
 async def test_what_waits_in_line_behind_calls_can_be_cancelled_alone(database: Database, bench: Bench) -> None:
