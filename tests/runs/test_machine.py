@@ -49,11 +49,15 @@ from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import BusyPolicy, CancelOutcome, ClientTool, Step
 
 SETTLED_S = 20.0
-STEPS = 30
+STEPS = 12
 EXAMPLES = 8
 MOST_IN_LINE = 4
 CAMERA = ClientTool(name="camera", description="Takes a picture.", parameters=NUMBERED)
 REFUSALS = (PendingApproval, ConversationBusy, NoActiveRuns, NoPendingToolCalls, ToolCallMismatch)
+
+
+Plan = tuple[list[str], list[bool]]
+"""Tools to call, and what to say to each thing that asks."""
 
 
 class Crew:
@@ -165,7 +169,10 @@ async def next_request(parley: Rig, conversation_id: str) -> ModelRequest:
     return ModelRequest(system="Be brief.", history=[*turns(said), UserTurn((TextPart("And now?"),))])
 
 
-several_booleans = st.lists(st.booleans(), min_size=3, max_size=3)
+some_tools = st.lists(st.sampled_from(["blow", "blow", "work", "camera", "nobody"]), min_size=1, max_size=3)
+several_booleans = st.lists(st.sampled_from([True, True, False]), min_size=3, max_size=3)
+walks = st.lists(st.tuples(some_tools, several_booleans), min_size=0, max_size=4)
+"""What goes on as usual before something is done."""
 
 
 class Machine(RuleBasedStateMachine):
@@ -175,6 +182,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.parley, self.puppet = self.stage.parley, self.stage.puppet
         self.holds = False
+        self.forks: list[str] = []
 
     @initialize()
     def a_conversation(self) -> None:
@@ -190,8 +198,9 @@ class Machine(RuleBasedStateMachine):
 
     # ---- what clients do. What cannot be done just now is left out: what is drawn must not depend on who won a race.
 
-    @rule(policy=st.sampled_from(BusyPolicy))
-    def send(self, policy: BusyPolicy) -> None:
+    @rule(first=walks, policy=st.sampled_from(BusyPolicy))
+    def send(self, first: list[Plan], policy: BusyPolicy) -> None:
+        self._go_on(first)
         refused: type[Exception] | None = None
         if policy is not BusyPolicy.INTERRUPT and self.seen.waiting:
             refused = PendingApproval
@@ -200,78 +209,72 @@ class Machine(RuleBasedStateMachine):
         if refused or len(self.seen.may_go_on) < MOST_IN_LINE:
             self._do(self._send(policy), refused=refused)
 
-    @rule(approvals=several_booleans)
-    def respond(self, approvals: list[bool]) -> None:
-        if self.seen.waiting:
+    @rule(first=walks, approvals=several_booleans, to_what_waits=st.sampled_from([True, True, False]))
+    def respond(self, first: list[Plan], approvals: list[bool], *, to_what_waits: bool) -> None:
+        self._go_on(first)
+        if not to_what_waits:
+            other = (Answer(tool_call_id="toolcall-other", decision=Deny()),)
+            refused = ToolCallMismatch if self.seen.waiting else NoPendingToolCalls
+            self._do(respond(self.parley.engine, TENANT, Respond(conversation_id=self.id, answers=other)), refused=refused)
+        elif self.seen.waiting:
             self._do(self._respond(approvals))
 
-    @rule()
-    def respond_to_something_else(self) -> None:
-        other = Answer(tool_call_id="toolcall-other", decision=Deny())
-        refused = ToolCallMismatch if self.seen.waiting else NoPendingToolCalls
-        self._do(respond(self.parley.engine, TENANT, Respond(conversation_id=self.id, answers=(other,))), refused=refused)
-
-    @rule(place=st.integers(1, 4))
-    def cancel_a_run(self, place: int) -> None:
+    @rule(first=walks, place=st.integers(1, 4))
+    def cancel_a_run(self, first: list[Plan], place: int) -> None:
+        self._go_on(first)
         for run in self.seen.runs[-place:][:1]:
             cancelled = self._do(cancel_run(self.parley.engine, TENANT, run.id))
             assert cancelled.outcome is (CancelOutcome.ALREADY_ENDED if run.ended else CancelOutcome.CANCELLED)
 
-    @rule()
-    def cancel_the_conversation(self) -> None:
+    @rule(first=walks)
+    def cancel_the_conversation(self, first: list[Plan]) -> None:
+        self._go_on(first)
         live = [run.id for run in self.seen.runs if not run.ended]
         refused = None if live or self.seen.waiting else NoActiveRuns
         cancelled = self._do(self._cancel_all(), refused=refused)
         assert refused or sorted(one.run.id for one in cancelled) == sorted(live)
 
-    @rule()
-    def fork(self) -> None:
+    @rule(first=walks)
+    def fork(self, first: list[Plan]) -> None:
+        self._go_on(first)
         made = self._do(self._fork())
         self.stage.wait(self._fork_holds(made.id))
 
     # ---- what the model and the tools do
 
-    @rule(text=st.sampled_from(["Well, ", "so \N{WAVING HAND SIGN}"]), reasoning=st.booleans())
-    def model_says(self, text: str, *, reasoning: bool) -> None:
+    @rule(first=walks, text=st.sampled_from(["Well, ", "so \N{WAVING HAND SIGN}"]), reasoning=st.booleans())
+    def model_says(self, first: list[Plan], text: str, *, reasoning: bool) -> None:
+        self._go_on(first)
         self._tell(lambda talk: talk.says(text, reasoning=reasoning))
 
-    @rule(tools=st.lists(st.sampled_from(["work", "blow", "camera", "nobody"]), min_size=1, max_size=3), ends=st.booleans())
-    def model_calls(self, tools: list[str], *, ends: bool) -> None:
-        def tell(talk: Talk) -> None:
-            for tool in tools:
-                talk.calls(tool, '{"n": ', f"{next(self.stage.numbers)}}}")
-            if ends:
-                talk.ends()
+    @rule(first=walks, tools=some_tools, ends=st.booleans())
+    def model_calls(self, first: list[Plan], tools: list[str], *, ends: bool) -> None:
+        self._go_on(first)
+        self._tell(lambda talk: self._call(talk, tools, ends=ends))
 
-        self._tell(tell)
+    @rule(first=walks, fails=st.booleans(), transient=st.booleans())
+    def model_ends(self, first: list[Plan], *, fails: bool, transient: bool) -> None:
+        self._go_on(first)
+        self._tell(lambda talk: talk.fails(transient=transient) if fails else talk.ends())
 
-    @rule()
-    def model_ends(self) -> None:
-        self._tell(lambda talk: talk.ends())
-
-    @rule(transient=st.booleans())
-    def model_fails(self, *, transient: bool) -> None:
-        self._tell(lambda talk: talk.fails(transient=transient))
-
-    @rule(succeeds=st.booleans())
-    def tool_returns(self, *, succeeds: bool) -> None:
+    @rule(first=walks, succeeds=st.booleans())
+    def tool_returns(self, first: list[Plan], *, succeeds: bool) -> None:
+        self._go_on(first)
         if self.puppet.works:
             self._do(self._return(succeeds=succeeds))
 
     # ---- what befalls the worker
 
-    @rule()
-    def crash(self) -> None:
-        self._do(self.stage.crew.crash())
-
-    @rule()
-    def drain(self) -> None:
-        self._do(self.stage.crew.drain())
+    @rule(first=walks, crashes=st.booleans())
+    def worker_leaves(self, first: list[Plan], *, crashes: bool) -> None:
+        self._go_on(first)
+        self._do(self.stage.crew.crash() if crashes else self.stage.crew.drain())
 
     # ---- at the same time
 
-    @rule(chosen=st.lists(st.integers(0, 7), min_size=2, max_size=3), approvals=several_booleans)
-    def several_at_once(self, chosen: list[int], approvals: list[bool]) -> None:
+    @rule(first=walks, chosen=st.lists(st.integers(0, 7), min_size=2, max_size=3), approvals=several_booleans)
+    def several_at_once(self, first: list[Plan], chosen: list[int], approvals: list[bool]) -> None:
+        self._go_on(first)
         possible = [self._cancel_all, partial(self._send, BusyPolicy.INTERRUPT), partial(self._send, BusyPolicy.ENQUEUE), self._fork]
         possible += [self._end_talk] if self.puppet.talks else []
         possible += [partial(self._return, succeeds=True)] if self.puppet.works else []
@@ -285,6 +288,18 @@ class Machine(RuleBasedStateMachine):
                 raise outcome
 
     # ---- how it is done, and what holds
+
+    def _go_on(self, first: list[Plan]) -> None:
+        """What comes next where nothing unusual happens."""
+        for tools, approvals in first:
+            if self.seen.waiting:
+                self._do(self._respond(approvals))
+            elif self.puppet.works:
+                self._do(self._return(succeeds=approvals[0]))
+            elif self.puppet.talks:
+                self._tell(lambda talk, tools=tools, calls=approvals[0]: self._call(talk, tools, ends=True) if calls else talk.ends())
+            else:
+                self._do(self._send(BusyPolicy.ENQUEUE))
 
     def _do(self, act: Coroutine[Any, Any, Any], *, refused: type[Exception] | None = None) -> Any:
         """Waits until all is quiet again. What is refused changes nothing."""
@@ -317,6 +332,12 @@ class Machine(RuleBasedStateMachine):
     async def _cancel_all(self) -> Any:
         return await cancel_conversation(self.parley.engine, TENANT, self.id)
 
+    def _call(self, talk: Talk, tools: list[str], *, ends: bool) -> None:
+        for tool in tools:
+            talk.calls(tool, '{"n": ', f"{next(self.stage.numbers)}}}")
+        if ends:
+            talk.ends()
+
     def _tell(self, what: Callable[[Talk], None]) -> None:
         async def tell() -> None:
             what(self.puppet.talks[0])
@@ -339,7 +360,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _fork_holds(self, fork_id: str) -> None:
         calls_are_answered(await self.parley.history(fork_id))
-        await self.stage.providers.take(await next_request(self.parley, fork_id))
+        self.forks = [*self.forks, fork_id][-2:]
 
     async def _cancel(self) -> None:
         with suppress(NoActiveRuns):
@@ -350,7 +371,8 @@ class Machine(RuleBasedStateMachine):
         await self._cancel()
         consistent(await shown(self.parley, self.id))
         await checked(self.parley, self.id)
-        for request in [*self.puppet.requests[self.first_request :][-2:], await next_request(self.parley, self.id)]:
+        following = [await next_request(self.parley, id_) for id_ in [self.id, *self.forks]]
+        for request in [*self.puppet.requests[self.first_request :][-1:], *following]:
             await self.stage.providers.take(request)
 
 
