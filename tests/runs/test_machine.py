@@ -50,7 +50,7 @@ from vocabulary.runs import BusyPolicy, CancelOutcome, ClientTool, Step
 
 SETTLED_S = 20.0
 STEPS = 12
-EXAMPLES = 8
+EXAMPLES = 16
 MOST_IN_LINE = 4
 CAMERA = ClientTool(name="camera", description="Takes a picture.", parameters=NUMBERED)
 REFUSALS = (PendingApproval, ConversationBusy, NoActiveRuns, NoPendingToolCalls, ToolCallMismatch)
