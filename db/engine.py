@@ -61,7 +61,8 @@ class DatabaseUnusable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresLimits:
-    """`pool_size` counts twice: connections that read, and connections that write. Timeouts are the server's, set once per connection.
+    """`pool_size` counts twice: connections that read, and connections that write; a worker has one more. Timeouts are the server's, set
+    once per connection.
 
     Whoever stops in the middle of a transaction loses it after `idle_in_transaction_s`, before others give up waiting for its locks.
     `statement_s` None: statements may take as long as they like. `program`: what `pg_stat_activity` calls us.
@@ -114,10 +115,11 @@ class _SQLiteConnection(sqlite3.Connection):
 class Database:
     """`read()` and `write()` give a connection; nothing else is needed to talk to either database."""
 
-    def __init__(self, url: URL, *, readers: AsyncEngine, writer: AsyncEngine, lock: FileLock | None) -> None:
+    def __init__(self, url: URL, *, readers: AsyncEngine, writer: AsyncEngine, apart: AsyncEngine, lock: FileLock | None) -> None:
         self.url = url
         self._readers = readers
         self._writer = writer
+        self._apart = apart
         self._lock = lock
 
     @classmethod
@@ -154,16 +156,17 @@ class Database:
         event.listen(writer.sync_engine, "connect", _prepare_sqlite_writer)
         event.listen(writer.sync_engine, "begin", _begin_immediate)
         event.listen(readers.sync_engine, "connect", _prepare_sqlite_reader)
-        return cls(url, readers=readers, writer=writer, lock=lock)
+        return cls(url, readers=readers, writer=writer, apart=writer, lock=lock)
 
     @classmethod
     def _open_postgresql(cls, url: URL, limits: PostgresLimits) -> "Database":
         options: dict[str, Any] = {"pool_size": limits.pool_size, "max_overflow": 0}
         readers = _engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, connect_args=limits.connect_arguments(), **options)
-        writer = _engine(url, connect_args=limits.connect_arguments(_TO_WRITE), **options)
-        for engine in (readers, writer):
+        writing = options | {"connect_args": limits.connect_arguments(_TO_WRITE)}
+        writer, apart = _engine(url, **writing), _engine(url, **writing | {"pool_size": 1})
+        for engine in (readers, writer, apart):
             event.listen(engine.sync_engine, "checkout", _refuse_closed)
-        return cls(url, readers=readers, writer=writer, lock=None)
+        return cls(url, readers=readers, writer=writer, apart=apart, lock=None)
 
     @property
     def is_sqlite(self) -> bool:
@@ -187,6 +190,15 @@ class Database:
             if committed is not None:
                 committed()
 
+    @asynccontextmanager
+    async def write_apart(self) -> AsyncGenerator[AsyncConnection]:
+        """The same on a connection that stands in nobody's line, for what must be done in time however busy all others are.
+
+        SQLite has none to spare.
+        """
+        async with self._apart.connect() as connection, connection.begin():
+            yield connection
+
     def pools(self) -> dict[str, QueuePool]:
         """The connections, by what they do."""
         found = {"read": self._readers.sync_engine.pool, "write": self._writer.sync_engine.pool}
@@ -200,6 +212,7 @@ class Database:
     async def close(self) -> None:
         await self._readers.dispose()
         await self._writer.dispose()
+        await self._apart.dispose()
         if self._lock is not None:
             self._lock.release()
 

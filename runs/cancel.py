@@ -84,7 +84,9 @@ async def cancel_conversation(engine: Engine, tenant: str, conversation_id: str)
             raise
         async with engine.database.read() as connection:
             live = await runs.live(connection, [conversation_id])
-        return [await cancel_run(engine, tenant, run.id) for run in live.get(conversation_id, [])]  # the others must not go on for its sake
+        if not live:
+            raise  # it was the calls that cannot be denied: they wait as before
+        return [await cancel_run(engine, tenant, run.id) for run in live[conversation_id]]  # the others must not go on for its sake
 
 
 async def _cancel_conversation(engine: Engine, tenant: str, conversation_id: str) -> list[Cancelled]:

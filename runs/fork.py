@@ -248,9 +248,9 @@ class _Copy:
 
     def _call(self, call: ToolCall) -> ToolCall:
         """To the provider it has the id that it had."""
-        is_open = call.state not in _SETTLED or any(one.id == call.id for one in self.unanswered)
+        is_open = call.state not in _SETTLED or any(one.id == call.id and one.returned is None for one in self.unanswered)
         state = ToolCallState.INTERRUPTED if is_open else call.state
-        return replace(call, id=self._call_id(call.id), state=state, provider_call_id=call.provider_call_id or call.id)
+        return replace(call, id=self._call_id(call.id), state=state, returned=None, provider_call_id=call.provider_call_id or call.id)
 
     def _call_id(self, call_id: str) -> str:
         return self.call_ids.setdefault(call_id, new_id(Noun.TOOL_CALL))
@@ -259,7 +259,9 @@ class _Copy:
         return None if step_id is None else self.step_ids.setdefault(step_id, new_id(Noun.STEP))
 
     def _answer(self, transaction: Transaction, head: Head) -> Message:
-        returns = tuple(error_return(replace(call, id=self._call_id(call.id)), _UNANSWERED) for call in self.unanswered)
+        """What a call has returned while others of its step still wait is known."""
+        known = [call.returned or error_return(call, _UNANSWERED) for call in self.unanswered]
+        returns = tuple(replace(returned, tool_call_id=self._call_id(returned.tool_call_id)) for returned in known)
         return Message(
             id=new_id(Noun.MESSAGE),
             conversation_id=self.fork.id,

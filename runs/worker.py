@@ -254,8 +254,8 @@ class Worker:
     async def _heartbeat(self) -> None:
         asked = asyncio.get_running_loop().time()
         working = dict(self._work)  # before the answer: what is taken after it is not in it
-        async with asyncio.timeout(self._limits.lease_s), self._engine.log.transaction() as transaction:
-            held = frozenset(await workers.renew(transaction.connection, self.id, self._limits.lease_s))
+        async with asyncio.timeout(self._limits.lease_s), self._engine.database.write_apart() as connection:
+            held = frozenset(await workers.renew(connection, self.id, self._limits.lease_s))
         self._lease_ends = asked + self._limits.lease_s
         ids = {one.run_id for one in held}
         for run_id, work in working.items():
@@ -263,8 +263,7 @@ class Worker:
                 work.task.cancel()
         idle = frozenset(one for one in held if one.run_id not in self._work)
         self._in_doubt |= {one.conversation_id for one in idle & self._idle}
-        self._idle = idle
-        await self._settle_doubts()
+        self._idle = idle  # the reconciler lets go of them: that waits in line, which a heartbeat must not
 
     async def _watch_lease(self) -> None:
         """Whoever cannot tell the others that it lives must stop: they hold it for dead, and do its work."""

@@ -35,8 +35,8 @@ def test_the_database_is_the_one_that_is_made() -> None:
 
 
 def test_connections_suffice_for_twice_as_many_processes() -> None:
-    """Those for reading, for writing, and for jobs; a rolling restart has some more of them for a while."""
-    each = 2 * Settings.from_environment({}).database_pool_size + 4
+    """Those for reading, for writing, for jobs, and for a worker's heartbeat; a rolling restart has some more of them for a while."""
+    each = 2 * Settings.from_environment({}).database_pool_size + 4 + 1
     command = services()["postgres"].definition["command"]
     assert 2 * 4 * each <= int(command[-1].removeprefix("max_connections="))
 

@@ -81,6 +81,13 @@ class Mortal(Database):
             committed()
 
     @asynccontextmanager
+    async def write_apart(self) -> AsyncGenerator[Connection]:
+        self._live()
+        async with super().write_apart() as connection:
+            yield connection
+            self._live()
+
+    @asynccontextmanager
     async def read(self) -> AsyncGenerator[Connection]:
         self._live()
         async with super().read() as connection:

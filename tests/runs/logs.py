@@ -39,7 +39,7 @@ async def checked(rig: Rig, conversation_id: str) -> list[Event]:
     _texts_are_what_the_log_says(events, history)
     _messages_start_and_end_once(events, history)
     _runs_end_once(events)
-    _calls_are_answered(history)
+    calls_are_answered(history)
     return events
 
 
@@ -83,7 +83,8 @@ def _runs_end_once(events: Sequence[Event]) -> None:
     assert all(isinstance(event.payload, RunChanged) and event.payload.status in TERMINAL_STATUSES for event in last.values())
 
 
-def _calls_are_answered(history: Iterable[Message]) -> None:
+def calls_are_answered(history: Iterable[Message]) -> None:
+    """Each once, and in their order."""
     called, answered = list[str](), list[str]()
     for message in history:
         if message.type is MessageType.TOOL_CALL and message.status is MessageStatus.COMPLETED and isinstance(message.body, ToolCallBody):

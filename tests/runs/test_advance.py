@@ -167,7 +167,7 @@ async def test_an_outage_that_is_shorter_than_the_lease_is_waited_out(mortal: Mo
 
 async def test_a_run_that_a_worker_holds_without_working_on_it_is_worked_on(database: Database) -> None:
     """As after a bug that has ended its task."""
-    async with rig(database, models=Models(Scripted()), worker_limits=WorkerLimits(sole=False, lease_s=1, reconcile_s=60)) as parley:
+    async with rig(database, models=Models(Scripted()), worker_limits=WorkerLimits(sole=False, lease_s=1, reconcile_s=0.05)) as parley:
         conversation = await parley.conversation(model="test/scripted")
         forgetful = replace(parley, engine=replace(parley.engine, dispatcher=Forgetful()))
         sent = await forgetful.say(conversation.id, "Hi")

@@ -18,6 +18,7 @@ from runs.tools import Arguments, ServerTool, ToolContext
 from runs.worker import WorkerLimits
 from tests.provider import Answer, Call, Provider, Request, echo
 from tests.rig import Rig, rig
+from tests.runs.consistency import consistent, shown
 from tests.runs.logs import call_states, checked, only
 from vocabulary.messages import MessageStatus, MessageType, ToolReturnBody, ToolReturnStatus
 from vocabulary.runs import Run, RunErrorType, RunStatus
@@ -46,6 +47,11 @@ class Victim:
     async def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
+
+    async def last_words(self) -> list[Line]:
+        """What it had said when it was killed, and nobody has read yet."""
+        assert self.process.stdout
+        return [json.loads(raw) for raw in (await self.process.stdout.read()).splitlines(keepends=True) if raw.endswith(b"\n")]
 
 
 @asynccontextmanager
@@ -158,3 +164,56 @@ async def test_after_three_kills_the_run_has_failed(provider: Provider, database
             "Once upon ",
             "Are you there?",
         ]
+
+
+# ---- calls that wait
+
+
+async def _asks(provider: Provider, database_url: str) -> str:
+    """A conversation whose process was killed while a call waited there for an approval."""
+    provider.script(Answer(text="Let me.", tool_calls=[Call("endless", "{}")]), Answer(text="So be it."))
+    async with victim(provider, database_url, say=["Hit it"], asks=True) as process:
+        begun = await process.until(lambda line: "runs" in line)
+        await process.until(lambda line: line.get("conversation_is") == "AWAITING_INPUT")
+        await process.kill()
+    return begun["conversation"]
+
+
+def _strikes(blows: list[Arguments]) -> ServerTool:
+    async def strike(arguments: Arguments, _context: ToolContext) -> str:
+        blows.append(arguments)
+        return "struck"
+
+    return ServerTool(name="endless", description="Hits.", parameters={"type": "object"}, run=strike, requires_approval=True)
+
+
+async def test_what_waits_outlives_a_kill_and_what_was_approved_then_is_not_run_again_after_the_next(
+    provider: Provider, database_url: str
+) -> None:
+    conversation_id, blows = await _asks(provider, database_url), list[Arguments]()
+    async with victim(provider, database_url, conversation=conversation_id, approve=True, asks=True) as process:
+        approved = await process.until(lambda line: "approved" in line)
+        await process.until(lambda line: line.get("tool") == "runs")
+        await process.kill()
+    async with restarted(provider, database_url, tools=(_strikes(blows),)) as parley:
+        run = await _ended(parley, approved["approved"])
+        assert (run.status, run.attempt, blows) == (RunStatus.COMPLETED, 2, [])
+        await checked(parley, conversation_id)
+        consistent(await shown(parley, conversation_id))
+        returned = only(await parley.history(conversation_id), MessageType.TOOL_RETURN).body
+        assert isinstance(returned, ToolReturnBody)
+        assert (returned.tool_returns[0].status, len(provider.requests)) == (ToolReturnStatus.ERROR, 2)
+        assert "outcome is unknown" in provider.requests[1].body["messages"][-1]["content"]
+
+
+async def test_killed_as_soon_as_it_was_approved_the_tool_is_run_once_at_most(provider: Provider, database_url: str) -> None:
+    conversation_id, blows = await _asks(provider, database_url), list[Arguments]()
+    async with victim(provider, database_url, conversation=conversation_id, approve=True, asks=True) as process:
+        approved = await process.until(lambda line: "approved" in line)
+        await process.kill()
+        begun = sum(line.get("tool") == "runs" for line in await process.last_words())
+    async with restarted(provider, database_url, tools=(_strikes(blows),)) as parley:
+        assert (await _ended(parley, approved["approved"])).status is RunStatus.COMPLETED
+        assert len(blows) + begun <= 1
+        await checked(parley, conversation_id)
+        consistent(await shown(parley, conversation_id))

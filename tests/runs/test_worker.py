@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select, update
 
 from db import tables, workers
-from db.engine import Database
+from db.engine import Database, PostgresLimits
 from runs.send import NewMessage, Send, send
 from runs.worker import WorkerLimits
 from tests.rig import TENANT, Rig, rig
@@ -63,6 +63,20 @@ async def test_the_heartbeat_keeps_the_lease(database: Database) -> None:
             return await _lease(parley) > first
 
         await eventually(renewed)
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_the_heartbeat_keeps_the_lease_though_all_connections_are_taken(database_url: str) -> None:
+    database = Database.open(database_url, postgres=PostgresLimits(pool_size=2, idle_in_transaction_s=60))
+    limits = WorkerLimits(sole=False, lease_s=0.5, reconcile_s=60)
+    async with rig(database, worker_limits=limits) as parley, database.write(), database.write():
+        first = await _lease(parley)
+
+        async def renewed_for_long() -> bool:
+            return await _lease(parley) > first + 2
+
+        await eventually(renewed_for_long)
+    await database.close()
 
 
 async def _lease(parley: Rig) -> float:
