@@ -16,10 +16,12 @@ from runs.agents import AgentChange, NewAgent, create_agent, update_agent
 from runs.cancel import cancel_conversation, cancel_run
 from runs.compact import CompactRequest, NothingToCompact, compact
 from runs.conversations import ConversationNotFound, IdempotencyConflict, NewConversation, create_conversation
+from runs.fork import NewFork, fork_conversation
 from runs.send import ConversationBusy
 from runs.summariser import ACKNOWLEDGEMENT, PROMPT
 from runs.tools import Arguments, ServerTool, ToolContext
 from streams.bus import Bus
+from tests.llm.listening import listening
 from tests.rig import TENANT, Rig, collect, rig
 from tests.runs.logs import checked, only, rows, statuses, steps
 from tests.runs.windowed import Windowed, WindowedModels, words_of
@@ -151,7 +153,7 @@ async def test_the_next_summary_is_told_the_one_before(database: Database) -> No
 
 
 @pytest.mark.parametrize("mode", CompactionMode)
-@pytest.mark.parametrize("times", [1, 2, 5])
+@pytest.mark.parametrize("times", [1, 2, 5, 20])
 async def test_however_often_the_history_is_whole_and_the_request_is_system_summary_and_tail(
     database: Database, mode: CompactionMode, times: int
 ) -> None:
@@ -166,6 +168,8 @@ async def test_however_often_the_history_is_whole_and_the_request_is_system_summ
                 await parley.ended(sent.run)
             run = await compacted(parley, conversation, CompactionOverrides(mode=mode))
             assert run.status is RunStatus.COMPLETED, run.error
+            if number in (0, 1, 4, 19):
+                await _forks(parley, conversation, model)
             written = len(await parley.history(conversation.id))
         forwards, backwards = [await whole_history(parley, conversation, forward=forward) for forward in (True, False)]
         assert [message.id for message in forwards] == [message.id for message in backwards]
@@ -184,6 +188,22 @@ async def test_however_often_the_history_is_whole_and_the_request_is_system_summ
         assert len(asked.history) == len(shown)  # without the system message, and with what was just said
         is_well_formed(asked.history)
         await checked(parley, conversation.id)
+        async with listening() as providers:
+            await providers.take(asked)
+
+
+async def _forks(parley: Rig, conversation: Conversation, model: Windowed) -> None:
+    """What the source would be asked next, its fork is asked; and neither knows of the other."""
+    before = await parley.history(conversation.id)
+    fork = await fork_conversation(parley.engine, TENANT, NewFork(conversation_id=conversation.id))
+    shown = await context(parley, conversation)
+    assert [(message.type, message.text) for message in await context(parley, fork)] == [(message.type, message.text) for message in shown]
+    await said(parley, fork, "In the fork?")
+    asked = model.answers[-1].history
+    assert [words_of(turn) for turn in asked][-1] == "In the fork?"
+    assert len(asked) == len(shown)
+    is_well_formed(asked)
+    assert await parley.history(conversation.id) == before
 
 
 def is_well_formed(history: Sequence[Turn]) -> None:

@@ -20,9 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from cluster.postgres import fresh_database
 from db import messages
 from db.migrate import upgrade
-from llm.endpoints import CompatibleServer
 from llm.model import ModelRequest, UserTurn
-from llm.registry import ModelRegistry
 from runs.approvals import Approve, Decision, Deny, PendingApproval, Result
 from runs.cancel import NoActiveRuns, cancel_conversation, cancel_run
 from runs.dispatch import LocalDispatcher
@@ -33,10 +31,7 @@ from runs.prompt import turns
 from runs.respond import Answer, NoPendingToolCalls, Respond, ToolCallMismatch, respond
 from runs.send import ConversationBusy
 from runs.worker import Worker, WorkerLimits
-from tests.llm.formats import CHECKS, check
-from tests.llm.reading import answer
-from tests.provider import Answer as ProvidersAnswer
-from tests.provider import Provider, Request
+from tests.llm.listening import Providers, listening
 from tests.rig import TENANT, Rig, rig
 from tests.runs.consistency import Shown, consistent, shown
 from tests.runs.doubt import Mortal
@@ -141,24 +136,6 @@ class Stage:
 def talk_step(seen: Shown) -> Step:
     """Those before it are over, or were abandoned."""
     return [step for step in seen.steps if step.run_id == seen.head.active_run_id][-1]
-
-
-class Providers:
-    """Whether each of them would take a request."""
-
-    def __init__(self, provider: Provider, registry: ModelRegistry) -> None:
-        self._provider, self._registry = provider, registry
-        provider.otherwise = self._refuse
-
-    def _refuse(self, _: Request) -> ProvidersAnswer:
-        return ProvidersAnswer(status=400)
-
-    async def take(self, request: ModelRequest) -> None:
-        for handle in CHECKS:
-            asked = len(self._provider.requests)
-            await answer(self._registry.resolve(handle), replace(request, settings=ModelSettings()))
-            assert len(self._provider.requests) == asked + 1
-            check(handle, self._provider.requests[-1].body)
 
 
 async def next_request(parley: Rig, conversation_id: str) -> ModelRequest:
@@ -401,18 +378,6 @@ async def staged(runner: asyncio.Runner, to_copy: tuple[str, str] | None, folder
         await crew.begin()
         stack.push_async_callback(crew.stop)
         yield Stage(runner, parley, puppet, crew, await stack.enter_async_context(listening()))
-
-
-@asynccontextmanager
-async def listening() -> AsyncGenerator[Providers]:
-    async with Provider() as provider:
-        registry = ModelRegistry(
-            api_keys={"openai": "key-o", "anthropic": "key-a", "google": "key-g"},
-            base_urls={"openai": provider.base_url, "anthropic": provider.url, "google": provider.url},
-            servers={"local": CompatibleServer(base_url=provider.base_url)},
-        )
-        yield Providers(provider, registry)
-        await registry.aclose()
 
 
 @pytest.mark.timeout(300)
