@@ -216,7 +216,7 @@ class Loop:
         return None
 
     def _calls(self, message: Message) -> Calls:
-        window = self.run.request.settings.context_window or self.engine.models.info(self.run.model).context_window
+        window = self.engine.models.window(self.run.model, self.run.request.settings)
         return Calls(self.engine, self.pen, self.run, agent_id=self.agent.id, tools=self.tools, message=message, window=window)
 
     def _ask(self, calls: Message, waiting: tuple[ToolCall, ...]) -> Message:

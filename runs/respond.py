@@ -152,7 +152,7 @@ async def _go_on(
     asking = await runs.get(transaction.connection, pending.request.run_id or "")
     assert asking is not None, "runs are never removed while their messages are there"
     engine.models.resolve(asking.model)
-    window = asking.request.settings.context_window or engine.models.info(asking.model).context_window
+    window = engine.models.window(asking.model, asking.request.settings)
     most = most_characters(window, len(calls_of(pending.calls)))
     first, run_id = head.head_sequence + 1, new_id(Noun.RUN)
     clipped_decisions = {call_id: _clipped(decision, most) for call_id, decision in decisions.items()}

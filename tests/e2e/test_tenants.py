@@ -107,6 +107,7 @@ def _intrusions(theirs: dict[str, str]) -> Mapping[str, Mapping[str, object]]:
         "respondToToolCalls": {"conversationId": theirs["Conversation"], "responses": [response], "idempotencyKey": "greeting"},
         "cancelConversation": conversation,
         "cancelRun": {"id": theirs["Run"]},
+        "compactConversation": {**conversation, "idempotencyKey": "greeting"},
     }
 
 

@@ -23,7 +23,7 @@ from runs.tools import Arguments, ServerTool, ToolContext
 from streams.bus import Bus
 from tests.llm.listening import listening
 from tests.rig import TENANT, Rig, collect, rig
-from tests.runs.logs import checked, only, rows, statuses, steps
+from tests.runs.logs import checked, eventually, only, rows, statuses, steps
 from tests.runs.windowed import Windowed, WindowedModels, words_of
 from tests.streams.client import Client
 from vocabulary.compaction import CompactionMode, CompactionOverrides, CompactionSettings, CompactionStats, CompactionTrigger
@@ -373,6 +373,7 @@ async def test_it_can_be_cancelled_in_the_middle_and_then_nothing_has_changed(da
         shown = await context(parley, conversation)
         asked = await compact(parley.engine, TENANT, CompactRequest(conversation_id=conversation.id))
         await asyncio.wait_for(model.summarising.wait(), 10)
+        await eventually(lambda: _has_step(parley, asked.run))  # which is stored while the model is asked
         match how:
             case "run":
                 assert (await cancel_run(parley.engine, TENANT, asked.run.id)).outcome is CancelOutcome.CANCELLED
@@ -384,6 +385,10 @@ async def test_it_can_be_cancelled_in_the_middle_and_then_nothing_has_changed(da
         assert (run.status, run.usage.estimated) == (RunStatus.CANCELLED, True)
         assert (await context(parley, conversation))[: len(shown)] == shown
         assert statuses(await checked(parley, conversation.id), run.id)[-1] is RunStatus.CANCELLED
+
+
+async def _has_step(parley: Rig, run: Run) -> bool:
+    return bool(await steps(parley, run.id))
 
 
 async def test_the_same_key_compacts_once(database: Database) -> None:
