@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass, field, replace
 
-from db import agents, conversations, messages, runs
-from db.heads import Head
+from db import messages, runs
 from runs.compaction import summariser
-from runs.conversations import ConversationNotFound, IdempotencyConflict, announce_conversation
+from runs.conversations import IdempotencyConflict, announce_conversation, locked_with_agent
 from runs.cuts import is_fewer, legal
 from runs.engine import Engine
 from runs.send import ConversationBusy
 from runs.summariser import SELF
 from streams.log import Transaction
 from vocabulary.compaction import CompactionOverrides
-from vocabulary.conversations import Agent, Conversation
+from vocabulary.conversations import Conversation
 from vocabulary.events import RunChanged
 from vocabulary.ids import Noun, new_id
 from vocabulary.model_settings import ModelSettings
@@ -49,7 +48,7 @@ async def compact(engine: Engine, tenant: str, request: CompactRequest) -> Asked
     Raises ConversationNotFound, ModelNotFound, ConversationBusy, NothingToCompact, IdempotencyConflict.
     """
     async with engine.log.transaction() as transaction:
-        head, conversation, agent = await _locked(transaction, tenant, request.conversation_id)
+        head, conversation, agent = await locked_with_agent(transaction, tenant, request.conversation_id)
         if request.idempotency_key and (known := await _asked_before(transaction, request)):
             return Asked(known, deduplicated=True)
         settings = request.settings.over(agent.compaction_settings)
@@ -68,15 +67,6 @@ async def compact(engine: Engine, tenant: str, request: CompactRequest) -> Asked
         await announce_conversation(transaction, head, last, {"updated_at": transaction.now})
         await engine.dispatcher.defer(transaction, conversation.id)
         return Asked(run, deduplicated=False)
-
-
-async def _locked(transaction: Transaction, tenant: str, conversation_id: str) -> tuple[Head, Conversation, Agent]:
-    head = await transaction.lock(conversation_id)
-    found = await conversations.by_ids(transaction.connection, tenant, [conversation_id]) if head else []
-    agent = await agents.get(transaction.connection, found[0].agent_id) if found else None
-    if head is None or agent is None:
-        raise ConversationNotFound(conversation_id)
-    return head, found[0], agent
 
 
 async def _asked_before(transaction: Transaction, request: CompactRequest) -> Run | None:

@@ -91,6 +91,14 @@ async def locked(transaction: Transaction, tenant: str, conversation_id: str) ->
     return head, found[0]
 
 
+async def locked_with_agent(transaction: Transaction, tenant: str, conversation_id: str) -> tuple[Head, Conversation, Agent]:
+    """As `locked`, for who asks a model."""
+    head, conversation = await locked(transaction, tenant, conversation_id)
+    agent = await agents.get(transaction.connection, conversation.agent_id)
+    assert agent is not None, "agents are never removed while they have conversations"
+    return head, conversation, agent
+
+
 async def made_before(transaction: Transaction, scope: str, key: str | None, body_hash: str | None) -> Conversation | None:
     """What an earlier request under this key has made. Raises IdempotencyConflict; ConversationNotFound when it was deleted since."""
     stored = await conversations.stored(transaction.connection, scope, key) if key else None

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from db import agents, conversations, messages, runs
+from db import conversations, messages, runs
 from db.heads import Head
 from runs.approvals import deny_pending, refuse_while_pending
 from runs.close import cancelled, end_runs
-from runs.conversations import IdempotencyConflict, announce_conversation, locked
+from runs.conversations import IdempotencyConflict, announce_conversation, locked_with_agent
 from runs.engine import Engine
 from streams.log import Transaction
 from vocabulary.conversations import Agent, Conversation
@@ -73,11 +73,9 @@ async def send(engine: Engine, tenant: str, request: Send) -> Sent:
     Raises ConversationNotFound, ModelNotFound, ConversationBusy, PendingApproval, IdempotencyConflict.
     """
     async with engine.log.transaction() as transaction:
-        head, conversation = await locked(transaction, tenant, request.conversation_id)
+        head, conversation, agent = await locked_with_agent(transaction, tenant, request.conversation_id)
         if request.idempotency_key and (known := await _sent_before(transaction, request)):
             return known
-        agent = await agents.get(transaction.connection, conversation.agent_id)
-        assert agent is not None, "agents are never removed while they have conversations"
         model = engine.models.resolve(request.override_model or conversation.model or agent.model).handle
         if request.when_busy is BusyPolicy.INTERRUPT:
             await deny_pending(transaction, head, conversation, _INTERRUPTED)
