@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from tests.e2e.client import FOLLOW, SEND, TERMINAL, Client, Socket, Transcript
 
@@ -75,6 +75,8 @@ class Person:
         for client in itertools.cycle(self.replicas):
             try:
                 await self._follow(client)
+            except* ConnectionClosed as closed:
+                self.losses.update(f"stream: closed with {close_code(error)}" for error in closed.exceptions)
             except* GONE as gone:
                 self.losses.update(f"stream: {type(error).__name__}" for error in gone.exceptions)
             await asyncio.sleep(PAUSE_S * random.random())
@@ -117,6 +119,11 @@ class Person:
 
     def _is_open(self, message: dict[str, Any]) -> bool:
         return message["type"] == "ASSISTANT" and message["status"] == "IN_PROGRESS" and message["text"] != ""
+
+
+def close_code(error: BaseException) -> int:
+    """The server's, or 1006 where it gave none. A connection that is closed before its first operation raises when it is used."""
+    return error.rcvd.code if isinstance(error, ConnectionClosed) and error.rcvd else 1006
 
 
 @asynccontextmanager
