@@ -40,10 +40,10 @@ from composition import (
 from resolvers.build import build_schema
 from resolvers.context import Limits, RequestContext
 from resolvers.viewer import UnusableName, unproven_viewer
-from runs.dispatch import LocalDispatcher
 from runs.engine import Engine
-from runs.jobs import JobDispatcher
-from runs.worker import Worker
+from runs.workers.dispatch import LocalDispatcher
+from runs.workers.jobs import JobDispatcher
+from runs.workers.worker import Worker
 from settings import Settings
 from streams.feed import Feed, FeedLimits
 from streams.hub import Hub, HubLimits

@@ -11,17 +11,17 @@ import structlog
 
 from db.engine import Database, DatabaseInUse, DatabaseUnusable, PostgresLimits
 from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
+from llm.backoff import RetryLimits
 from llm.endpoints import CompatibleServer, ServedModel, Timeouts
 from llm.registry import ModelNotFound, ModelRegistry
-from runs.backoff import RetryLimits
-from runs.builtin.clock import current_time
-from runs.builtin.memory import memory_tools
-from runs.builtin.search import conversation_search
 from runs.engine import Dispatcher, Engine
-from runs.mcp.endpoints import Address, McpServer, Program
-from runs.mcp.servers import McpServers
-from runs.tools import ToolRegistry
-from runs.worker import WorkerLimits
+from runs.tools.builtin.clock import current_time
+from runs.tools.builtin.memory import memory_tools
+from runs.tools.builtin.search import conversation_search
+from runs.tools.mcp.endpoints import Address, McpServer, Program
+from runs.tools.mcp.servers import McpServers
+from runs.tools.registry import ToolRegistry
+from runs.workers.worker import WorkerLimits
 from settings import Settings, SettingsError, ToolServer
 from streams.bus import Bus, MemoryBus
 from streams.log import Log
@@ -151,7 +151,7 @@ def worker_limits_of(settings: Settings) -> WorkerLimits:
 def log_to_stderr(level: str) -> None:
     """Ours at the level that was asked for; the libraries' only when something is wrong. No values of variables in tracebacks."""
     logging.basicConfig(level=max(logging.getLevelNamesMapping()[level], logging.WARNING), format="%(name)s: %(message)s")
-    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # of a database that is away `runs.jobs` tells in one line
+    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)  # of a database that is away `runs.workers.jobs` tells in one line
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -10,12 +10,12 @@ from bench.figures import Figure
 from bench.ground import Ground
 from bench.speakers import WORD, Torrent
 from db import workers
-from runs.advance import advance
-from runs.dispatch import LocalDispatcher
-from runs.pen import Pen
-from runs.send import InputRole, NewMessage, Send, send
-from runs.writer import Writer
-from runs.writes import Append
+from runs.commands.send import InputRole, NewMessage, Send, send
+from runs.workers.advance import advance
+from runs.workers.dispatch import LocalDispatcher
+from runs.writing.pen import Pen
+from runs.writing.writer import Writer
+from runs.writing.writes import Append
 from tests.rig import TENANT, Rig
 from tests.runs.scripted import Models
 from vocabulary.events import CaughtUp, DeltaMode, Item, RunChanged

@@ -18,8 +18,8 @@ from db.engine import Database
 from db.migrate import upgrade
 from llm.endpoints import CompatibleServer
 from llm.registry import ModelRegistry
-from runs.cancel import cancel_run
-from runs.tools import Arguments, ServerTool, ToolContext
+from runs.commands.cancel import cancel_run
+from runs.tools.registry import Arguments, ServerTool, ToolContext
 from streams.redis_bus import RedisBus
 from tests.provider import Answer, Call, Delivery, Provider
 from tests.rig import TENANT, Rig, rig

@@ -13,8 +13,8 @@ from db import conversations, messages
 from db.engine import Database
 from db.migrate import upgrade
 from tests.db.rows import a_message, stored_conversation
-from tests.runs.test_compaction import said, talking
-from tests.runs.windowed import Windowed, kept_in, size_of
+from tests.runs.compaction.test_compaction import said, talking
+from tests.runs.compaction.windowed import Windowed, kept_in, size_of
 from vocabulary.runs import RunStatus
 
 TURNS = 500

@@ -15,9 +15,9 @@ from bench.ground import Ground
 from bench.server import serving
 from bench.speakers import WORD
 from db.engine import Database
-from runs.pen import Pen
-from runs.writer import Writer
-from runs.writes import Append
+from runs.writing.pen import Pen
+from runs.writing.writer import Writer
+from runs.writing.writes import Append
 from streams.redis_bus import RedisBus
 from tests.rig import rig
 from tests.streams.buses import running

@@ -15,7 +15,7 @@ from cluster.redis import redis
 from db.engine import Database
 from db.migrate import upgrade
 from llm.registry import ModelRegistry
-from runs.tools import ServerTool
+from runs.tools.registry import ServerTool
 from tests.rig import Rig, rig
 from tests.runs.processes import Servers
 

@@ -19,9 +19,9 @@ from bench.figures import Figure
 from bench.ground import POSTGRESQL, Ground
 from bench.speakers import WORD
 from llm.registry import ModelRegistry
-from runs.pen import Pen
-from runs.writer import Writer
-from runs.writes import Append
+from runs.writing.pen import Pen
+from runs.writing.writer import Writer
+from runs.writing.writes import Append
 from tests.rig import Rig
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import MessageType

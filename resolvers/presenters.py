@@ -7,7 +7,7 @@ from strawberry import ID
 
 from llm.model import ModelInfo
 from resolvers.connections import history_scope
-from runs.tools import ServerTool
+from runs.tools.registry import ServerTool
 from schema import agents, blocks, compaction, errors, messages, models, stream, tools
 from schema import conversations as conversation_types
 from schema import runs as run_types

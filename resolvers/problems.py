@@ -17,15 +17,17 @@ from resolvers.arguments import BadUserInput
 from resolvers.connections import InvalidCursor
 from resolvers.context import NotFound
 from resolvers.viewer import UnusableName
-from runs.agents import UnknownTool
-from runs.approvals import PendingApproval
-from runs.blocks import BlockNotFound
-from runs.cancel import NoActiveRuns, RunNotFound
-from runs.compact import NothingToCompact
-from runs.conversations import AgentNotFound, ConversationNotFound, IdempotencyConflict, UnknownBlock
-from runs.fork import MessageNotFound, MessageUnfinished
-from runs.respond import NoPendingToolCalls, ToolCallMismatch, WrongDecision
-from runs.send import ConversationBusy
+from runs.commands.agents import UnknownTool
+from runs.commands.approvals import PendingApproval
+from runs.commands.blocks import BlockNotFound
+from runs.commands.cancel import NoActiveRuns, RunNotFound
+from runs.commands.compact import NothingToCompact
+from runs.commands.conversations import AgentNotFound, UnknownBlock
+from runs.commands.fork import MessageNotFound, MessageUnfinished
+from runs.commands.idempotency import IdempotencyConflict
+from runs.commands.respond import NoPendingToolCalls, ToolCallMismatch, WrongDecision
+from runs.commands.send import ConversationBusy
+from runs.heads import ConversationNotFound
 from streams.hub import NoSuchConversation
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()

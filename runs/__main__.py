@@ -25,8 +25,8 @@ from composition import (
     tool_servers_of,
     worker_limits_of,
 )
-from runs.jobs import JobDispatcher, Jobs
-from runs.worker import Worker
+from runs.workers.jobs import JobDispatcher, Jobs
+from runs.workers.worker import Worker
 from settings import Settings, SettingsError
 from telemetry.metrics import Metrics
 

@@ -12,11 +12,11 @@ from functools import partial
 from db import messages, runs
 from db.heads import Head
 from runs import state
-from runs.conversations import announce_conversation
 from runs.engine import Engine
+from runs.heads import announce_conversation
 from runs.measured import note_end
-from runs.records import calls_of, change_calls, write_message, write_returns
-from runs.tools import error_return
+from runs.tools.registry import error_return
+from runs.writing.records import calls_of, change_calls, write_message, write_returns
 from streams.log import Transaction
 from vocabulary.events import MessageChanged, MessageCompleted, RunChanged, ToolCallChanged
 from vocabulary.messages import (

@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Protocol
 
 from db.engine import Database
+from llm.backoff import RetryLimits
 from llm.registry import ModelRegistry
-from runs.backoff import RetryLimits
-from runs.tools import ToolRegistry
+from runs.tools.registry import ToolRegistry
 from streams.log import Log, Transaction
 from telemetry.metrics import Metrics
 

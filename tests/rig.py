@@ -9,19 +9,19 @@ from datetime import UTC, datetime
 from db import conversations, events, messages, runs
 from db.engine import Database
 from db.paging import Window
+from llm.backoff import RetryLimits
 from llm.registry import ModelRegistry
-from runs.agents import NewAgent, create_agent
-from runs.backoff import RetryLimits
-from runs.builtin.clock import current_time
-from runs.builtin.memory import memory_tools
-from runs.builtin.search import conversation_search
-from runs.conversations import NewConversation, create_conversation
-from runs.dispatch import LocalDispatcher
+from runs.commands.agents import NewAgent, create_agent
+from runs.commands.conversations import NewConversation, create_conversation
+from runs.commands.send import InputRole, NewMessage, Send, Sent, send
 from runs.engine import Engine
-from runs.jobs import JobDispatcher
-from runs.send import InputRole, NewMessage, Send, Sent, send
-from runs.tools import ServerTool, ToolRegistry
-from runs.worker import Worker, WorkerLimits
+from runs.tools.builtin.clock import current_time
+from runs.tools.builtin.memory import memory_tools
+from runs.tools.builtin.search import conversation_search
+from runs.tools.registry import ServerTool, ToolRegistry
+from runs.workers.dispatch import LocalDispatcher
+from runs.workers.jobs import JobDispatcher
+from runs.workers.worker import Worker, WorkerLimits
 from streams.bus import Bus, MemoryBus
 from streams.feed import Feed, FeedLimits
 from streams.hub import Hub, HubLimits

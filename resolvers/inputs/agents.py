@@ -7,7 +7,7 @@ from resolvers.context import NotFound
 from resolvers.inputs.absence import not_null, or_kept, or_null
 from resolvers.inputs.blocks import given_blocks, new_blocks
 from resolvers.inputs.settings import compaction_change, compaction_settings, model_settings, model_settings_change
-from runs.agents import AgentChange, GivenTool, NewAgent
+from runs.commands.agents import AgentChange, GivenTool, NewAgent
 from schema.inputs.agents import AgentToolInput, CreateAgentInput, UpdateAgentInput
 from vocabulary.conversations import AgentTool
 from vocabulary.ids import Noun

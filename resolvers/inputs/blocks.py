@@ -11,8 +11,8 @@ from strawberry import UNSET
 from resolvers.arguments import MAX_DESCRIPTION, MAX_TEXT, BadUserInput, amount, number, optional_text, text, unique, well_formed
 from resolvers.context import NotFound
 from resolvers.inputs.absence import not_null, or_kept, or_null
-from runs.agents import GivenBlock, NewBlock
-from runs.blocks import BlockChange, BlockTooLong
+from runs.commands.agents import GivenBlock, NewBlock
+from runs.commands.blocks import BlockChange, BlockTooLong
 from schema.inputs.agents import BlockInput, UpdateAgentInput, UpdateBlockInput
 from vocabulary.ids import Noun
 

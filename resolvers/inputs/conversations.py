@@ -8,9 +8,9 @@ from resolvers.inputs.absence import or_kept
 from resolvers.inputs.blocks import MAX_BLOCKS
 from resolvers.inputs.retries import hashed
 from resolvers.inputs.settings import model_settings, model_settings_change
-from runs.changes import ConversationChange
-from runs.conversations import NewConversation
-from runs.fork import NewFork
+from runs.commands.changes import ConversationChange
+from runs.commands.conversations import NewConversation
+from runs.commands.fork import NewFork
 from schema.inputs.conversations import CreateConversationInput, ForkConversationInput, UpdateConversationInput
 from vocabulary.ids import Noun
 

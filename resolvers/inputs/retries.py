@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 import orjson
 
-from runs.compact import CompactRequest
-from runs.conversations import NewConversation
-from runs.fork import NewFork
-from runs.respond import Respond
-from runs.send import Send
+from runs.commands.compact import CompactRequest
+from runs.commands.conversations import NewConversation
+from runs.commands.fork import NewFork
+from runs.commands.respond import Respond
+from runs.commands.send import Send
 
 Request = TypeVar("Request", NewConversation, NewFork, Send, Respond, CompactRequest)
 

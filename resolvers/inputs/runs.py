@@ -5,7 +5,7 @@ from resolvers.context import NotFound
 from resolvers.inputs.retries import hashed
 from resolvers.inputs.sending import MAX_WAIT_S
 from resolvers.inputs.settings import compaction_overrides
-from runs.compact import CompactRequest
+from runs.commands.compact import CompactRequest
 from schema.inputs.runs import CompactConversationInput
 from vocabulary.ids import Noun
 

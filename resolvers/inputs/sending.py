@@ -11,8 +11,8 @@ from resolvers.arguments import MAX_DESCRIPTION, MAX_NAME, MAX_TEXT, BadUserInpu
 from resolvers.context import NotFound
 from resolvers.inputs.retries import hashed
 from resolvers.inputs.settings import model_settings
-from runs.send import NewMessage, Send
-from runs.tools import flaw
+from runs.commands.send import NewMessage, Send
+from runs.tools.registry import flaw
 from schema.inputs.sending import ClientToolInput, ContentPartInput, ImageInput, MessageInput, SendMessageInput
 from vocabulary.ids import Noun
 from vocabulary.messages import ContentPart, ImagePart, InputRole, TextPart

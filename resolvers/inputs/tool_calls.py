@@ -4,8 +4,8 @@ from resolvers.arguments import MAX_DESCRIPTION, MAX_TEXT, BadUserInput, amount,
 from resolvers.context import NotFound
 from resolvers.inputs.retries import hashed
 from resolvers.inputs.sending import MAX_WAIT_S
-from runs.approvals import Approve, Decision, Deny, Result
-from runs.respond import Answer, Respond
+from runs.commands.approvals import Approve, Decision, Deny, Result
+from runs.commands.respond import Answer, Respond
 from schema.inputs.tool_calls import RespondToToolCallsInput, ToolCallDecisionInput, ToolResultInput
 from vocabulary.ids import Noun
 from vocabulary.messages import ToolReturnStatus

@@ -9,8 +9,8 @@ from resolvers.connections import agents_scope
 from resolvers.context import RequestContext
 from resolvers.inputs.agents import agent_change, agent_id, new_agent
 from resolvers.inputs.blocks import block_change, too_long
-from runs.agents import create_agent, delete_agent, update_agent
-from runs.blocks import BlockTooLong, update_block
+from runs.commands.agents import create_agent, delete_agent, update_agent
+from runs.commands.blocks import BlockTooLong, update_block
 from schema.connections import Edge
 from schema.inputs.agents import CreateAgentInput, DeleteAgentInput, UpdateAgentInput, UpdateBlockInput
 from schema.payloads.agents import CreateAgentPayload, DeleteAgentPayload, UpdateAgentPayload, UpdateBlockPayload

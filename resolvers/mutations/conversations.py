@@ -8,10 +8,10 @@ from resolvers import presenters
 from resolvers.connections import NEWEST_FIRST, conversations_scope
 from resolvers.context import RequestContext
 from resolvers.inputs.conversations import conversation_change, conversation_id, new_conversation, new_fork
-from runs.changes import compiled, recompile, update_conversation
-from runs.conversations import create_conversation
-from runs.deletion import delete_conversation
-from runs.fork import fork_conversation
+from runs.commands.changes import compiled, recompile, update_conversation
+from runs.commands.conversations import create_conversation
+from runs.commands.deletion import delete_conversation
+from runs.commands.fork import fork_conversation
 from schema.connections import Edge
 from schema.conversations import Conversation as ConversationType
 from schema.inputs.conversations import (

@@ -9,8 +9,8 @@ from resolvers import presenters
 from resolvers.arguments import well_formed
 from resolvers.context import NotFound, RequestContext, found
 from resolvers.inputs.runs import compact_request, wait_s
-from runs.cancel import Cancelled, cancel_conversation, cancel_run
-from runs.compact import compact
+from runs.commands.cancel import Cancelled, cancel_conversation, cancel_run
+from runs.commands.compact import compact
 from schema.inputs.runs import CancelConversationInput, CancelRunInput, CompactConversationInput
 from schema.messages import SummaryMessage
 from schema.payloads.runs import CancelConversationPayload, CancelResult, CancelRunPayload, CompactConversationPayload

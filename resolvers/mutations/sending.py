@@ -8,7 +8,7 @@ from resolvers import presenters
 from resolvers.context import RequestContext, found
 from resolvers.inputs.sending import send_request, wait_s
 from resolvers.mutations.waiting import messages_when_ended
-from runs.send import send
+from runs.commands.send import send
 from schema.inputs.sending import SendMessageInput
 from schema.payloads.sending import SendMessagePayload
 

@@ -8,7 +8,7 @@ from resolvers import presenters
 from resolvers.context import RequestContext, found
 from resolvers.inputs.tool_calls import respond_request, wait_s
 from resolvers.mutations.waiting import messages_when_ended
-from runs.respond import respond
+from runs.commands.respond import respond
 from schema.inputs.tool_calls import RespondToToolCallsInput
 from schema.payloads.tool_calls import RespondToToolCallsPayload
 

@@ -13,7 +13,7 @@ from db.engine import Database
 from db.heads import Claim, Grants
 from db.migrate import DatabaseTooOld
 from db.rewound import GAP, raise_heads
-from runs.worker import WorkerLimits
+from runs.workers.worker import WorkerLimits
 from tests.db.rows import stored_conversation
 from tests.rig import Rig, collect, rig, utc_now
 from tests.runs.logs import said, until

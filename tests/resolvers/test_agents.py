@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from db.engine import Database
-from runs.worker import WorkerLimits
+from runs.workers.worker import WorkerLimits
 from tests.resolvers.asking import Client, counted_statements
 from tests.rig import rig
 from vocabulary.ids import Noun, new_id

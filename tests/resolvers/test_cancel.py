@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from db.engine import Database
-from runs.worker import WorkerLimits
+from runs.workers.worker import WorkerLimits
 from tests.resolvers.asking import Client
 from tests.rig import Rig, rig
 from vocabulary.ids import Noun, new_id

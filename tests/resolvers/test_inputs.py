@@ -12,8 +12,8 @@ from resolvers.context import NotFound
 from resolvers.inputs.agents import new_agent
 from resolvers.inputs.conversations import new_conversation
 from resolvers.inputs.sending import send_request, wait_s
-from runs.agents import NewAgent
-from runs.send import BusyPolicy, InputRole, NewMessage
+from runs.commands.agents import NewAgent
+from runs.commands.send import BusyPolicy, InputRole, NewMessage
 from schema import enums
 from schema.inputs.agents import AgentToolInput, BlockInput, CreateAgentInput
 from schema.inputs.conversations import CreateConversationInput

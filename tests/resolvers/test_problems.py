@@ -10,9 +10,11 @@ from resolvers.connections import InvalidCursor
 from resolvers.context import NotFound
 from resolvers.problems import coded
 from resolvers.viewer import UnusableName
-from runs.agents import UnknownTool
-from runs.conversations import AgentNotFound, ConversationNotFound, IdempotencyConflict
-from runs.send import ConversationBusy
+from runs.commands.agents import UnknownTool
+from runs.commands.conversations import AgentNotFound
+from runs.commands.idempotency import IdempotencyConflict
+from runs.commands.send import ConversationBusy
+from runs.heads import ConversationNotFound
 from streams.hub import NoSuchConversation
 
 

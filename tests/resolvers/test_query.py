@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from db import conversations
-from runs.agents import NewAgent, NewBlock, create_agent
-from runs.conversations import NewConversation, create_conversation
+from runs.commands.agents import NewAgent, NewBlock, create_agent
+from runs.commands.conversations import NewConversation, create_conversation
 from tests.resolvers.asking import Client, counted_statements
 from tests.rig import TENANT
 from vocabulary.conversations import Agent, AgentTool, Conversation

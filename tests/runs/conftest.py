@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from db.engine import Database
+from llm.backoff import RetryLimits
 from llm.endpoints import CompatibleServer, Timeouts
 from llm.registry import ModelRegistry
-from runs.backoff import RetryLimits
-from runs.tools import Arguments, ServerTool, ToolContext
+from runs.tools.registry import Arguments, ServerTool, ToolContext
 from tests.db.rows import NOON
 from tests.provider import Provider
 from tests.rig import Rig, rig

@@ -19,7 +19,7 @@ from llm.model import (
     ToolCallEnded,
     ToolCallStarted,
 )
-from runs.tools import Arguments, ServerTool, ToolContext
+from runs.tools.registry import Arguments, ServerTool, ToolContext
 from tests.runs.scripted import USAGE
 from vocabulary.messages import ReasoningBody
 from vocabulary.runs import RunError, RunErrorType, StopReason

@@ -5,7 +5,7 @@ import asyncio
 from db import messages
 from db.engine import Database
 from runs.close import Ending, close_runs
-from runs.worker import WorkerLimits
+from runs.workers.worker import WorkerLimits
 from tests.rig import Rig, rig
 from tests.runs.logs import checked, said, statuses, taken_out, until
 from tests.runs.scripted import Models, Scripted, finished, text

@@ -14,8 +14,8 @@ from db import runs
 from db.engine import Database
 from llm.endpoints import CompatibleServer
 from llm.registry import ModelRegistry
-from runs.tools import Arguments, ServerTool, ToolContext
-from runs.worker import WorkerLimits
+from runs.tools.registry import Arguments, ServerTool, ToolContext
+from runs.workers.worker import WorkerLimits
 from tests.provider import Answer, Call, Provider, Request, echo
 from tests.rig import Rig, rig
 from tests.runs.consistency import consistent, shown

@@ -8,7 +8,7 @@ import pytest
 
 from db.engine import Database
 from llm.model import AssistantTurn, ModelRequest, Turn, UserTurn
-from runs.jobs import Jobs
+from runs.workers.jobs import Jobs
 from streams.bus import Bus
 from tests.rig import Rig, rig
 from tests.runs.logs import checked

@@ -11,14 +11,14 @@ from sqlalchemy.exc import IntegrityError
 
 from db.engine import Database
 from llm.model import Failed, ModelRequest, ToolReturnTurn
-from runs.approvals import Approve, Decision, Deny
-from runs.cancel import NoActiveRuns, cancel_conversation, cancel_run
-from runs.conversations import ConversationNotFound
-from runs.deletion import delete_conversation
-from runs.fork import NewFork, fork_conversation
-from runs.respond import Answer, NoPendingToolCalls, Respond, Responded, expire, respond
-from runs.tools import Arguments, ServerTool, ToolContext
-from runs.worker import WorkerLimits
+from runs.commands.approvals import Approve, Decision, Deny
+from runs.commands.cancel import NoActiveRuns, cancel_conversation, cancel_run
+from runs.commands.deletion import delete_conversation
+from runs.commands.fork import NewFork, fork_conversation
+from runs.commands.respond import Answer, NoPendingToolCalls, Respond, Responded, expire, respond
+from runs.heads import ConversationNotFound
+from runs.tools.registry import Arguments, ServerTool, ToolContext
+from runs.workers.worker import WorkerLimits
 from tests.rig import TENANT, Rig, collect, rig, utc_now
 from tests.runs.consistency import Shown, consistent, shown
 from tests.runs.doubt import Forgetful

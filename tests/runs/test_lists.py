@@ -9,8 +9,8 @@ from sqlalchemy import select
 
 from db import tables
 from db.engine import Database
-from runs.conversations import NewConversation, create_conversation
-from runs.send import ConversationBusy
+from runs.commands.conversations import NewConversation, create_conversation
+from runs.commands.send import ConversationBusy
 from streams.bus import MemoryBus
 from tests.rig import TENANT, Rig, rig
 from tests.runs.logs import said, until

@@ -17,7 +17,7 @@ from sqlalchemy.engine import ExceptionContext
 from db import runs
 from db.engine import Database
 from runs.close import Ending, close_run
-from runs.worker import WorkerLimits
+from runs.workers.worker import WorkerLimits
 from streams.bus import Bus
 from tests.rig import Rig, rig
 from tests.runs.logs import eventually

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from db import heads, tables, workers
 from db.engine import Connection, Database, PostgresLimits
-from runs.worker import WorkerLimits
+from runs.workers.worker import WorkerLimits
 from streams.bus import Bus
 from tests.rig import Rig, rig
 from tests.runs.doubt import Doubtful, Fate

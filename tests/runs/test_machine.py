@@ -21,16 +21,16 @@ from cluster.postgres import fresh_database
 from db import messages
 from db.migrate import upgrade
 from llm.model import ModelRequest, UserTurn
-from runs.approvals import Approve, Decision, Deny, PendingApproval, Result
-from runs.cancel import NoActiveRuns, cancel_conversation, cancel_run
-from runs.dispatch import LocalDispatcher
+from runs.commands.approvals import Approve, Decision, Deny, PendingApproval, Result
+from runs.commands.cancel import NoActiveRuns, cancel_conversation, cancel_run
+from runs.commands.fork import NewFork, fork_conversation
+from runs.commands.respond import Answer, NoPendingToolCalls, Respond, ToolCallMismatch, respond
+from runs.commands.send import ConversationBusy
 from runs.engine import Engine
-from runs.fork import NewFork, fork_conversation
-from runs.jobs import JobDispatcher, Jobs
 from runs.prompt import turns
-from runs.respond import Answer, NoPendingToolCalls, Respond, ToolCallMismatch, respond
-from runs.send import ConversationBusy
-from runs.worker import Worker, WorkerLimits
+from runs.workers.dispatch import LocalDispatcher
+from runs.workers.jobs import JobDispatcher, Jobs
+from runs.workers.worker import Worker, WorkerLimits
 from tests.llm.listening import Providers, listening
 from tests.rig import TENANT, Rig, rig
 from tests.runs.consistency import Shown, consistent, shown

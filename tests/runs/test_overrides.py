@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from db import conversations
-from runs.agents import NewAgent, create_agent
-from runs.cancel import cancel_run
-from runs.conversations import NewConversation, create_conversation
-from runs.send import NewMessage, Send, send
+from runs.commands.agents import NewAgent, create_agent
+from runs.commands.cancel import cancel_run
+from runs.commands.conversations import NewConversation, create_conversation
+from runs.commands.send import NewMessage, Send, send
 from tests.provider import Answer, Provider
 from tests.rig import TENANT, Rig
 from tests.runs.logs import checked, said, until

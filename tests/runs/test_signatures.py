@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from db.engine import Database
+from llm.backoff import RetryLimits
 from llm.registry import ModelRegistry
-from runs.backoff import RetryLimits
 from tests.llm.formats import check
 from tests.llm.test_protocols import PROTOCOLS, SIGNATURE
 from tests.provider import Events, Provider

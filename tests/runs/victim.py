@@ -16,10 +16,10 @@ import structlog
 from db.engine import Database
 from llm.endpoints import CompatibleServer
 from llm.registry import ModelRegistry
-from runs.approvals import Approve
-from runs.respond import Answer, Respond, respond
-from runs.tools import Arguments, ServerTool, ToolContext
-from runs.worker import WorkerLimits
+from runs.commands.approvals import Approve
+from runs.commands.respond import Answer, Respond, respond
+from runs.tools.registry import Arguments, ServerTool, ToolContext
+from runs.workers.worker import WorkerLimits
 from tests.rig import TENANT, Rig, rig
 from tests.runs.consistency import shown
 from vocabulary.events import ConversationChanged, DeltaMode, MessageDelta, ToolCallChanged

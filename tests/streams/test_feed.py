@@ -8,8 +8,8 @@ from dataclasses import replace
 from cluster.redis import RedisServer
 from db import conversations
 from db.engine import Database
-from runs.agents import NewAgent, create_agent
-from runs.conversations import NewConversation, create_conversation
+from runs.commands.agents import NewAgent, create_agent
+from runs.commands.conversations import NewConversation, create_conversation
 from streams.bus import Bus, MemoryBus
 from streams.feed import Feed, FeedLimits
 from streams.log import Log

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from db.engine import Database
-from runs.tools import Arguments, ServerTool, ToolContext
-from runs.worker import WorkerLimits
+from runs.tools.registry import Arguments, ServerTool, ToolContext
+from runs.workers.worker import WorkerLimits
 from streams.bus import Bus
 from streams.reader import Reader
 from tests.rig import Rig, rig

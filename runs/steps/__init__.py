@@ -1,0 +1,1 @@
+"""The steps of a run that answers: its model is called, its tools are run."""

@@ -1,0 +1,168 @@
+"""Server tools: what an agent can be given, and how a call to one becomes a return. A tool's failure is a return, never an exception.
+
+The tools that come with the server are in `runs/tools/builtin/`. Tools from elsewhere are offered to the registry by whoever knows them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import structlog
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import (
+    SchemaError,
+    ValidationError,
+    best_match,  # pyright: ignore[reportUnknownVariableType]
+)
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from db.engine import Database
+from streams.log import Transaction
+from vocabulary.messages import ToolCall, ToolReturn, ToolReturnStatus, ToolSource
+from vocabulary.runs import Run
+from vocabulary.text import storable
+
+log = structlog.get_logger()
+
+Arguments = dict[str, Any]
+Effect = Callable[[Transaction], Awaitable[str]]
+"""What a tool changes in our own database, and what it says about it."""
+
+LONGEST_NAME = 64  # that all providers take
+
+_LONGEST_COMPLAINT = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """In what a call happens. `once` does an effect while the run still holds its lease, and stores what it says as the call's return
+    in the same transaction: whatever becomes of the worker, it was done and the model is told so, or it was not done.
+    """
+
+    run: Run
+    agent_id: str
+    database: Database
+    once: Callable[[Effect], Awaitable[str]]
+
+    @property
+    def conversation_id(self) -> str:
+        return self.run.conversation_id
+
+
+class ToolFailed(Exception):
+    """The tool could not do what it was asked to; the message is for the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTool:
+    """`parameters` is the JSON schema of the arguments object. `run` answers the text that the model is shown, or raises.
+
+    `timeout_s` None: it may take as long as it needs; for tools whose only work is in our own database, which has limits of its own.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    run: Callable[[Arguments, ToolContext], Awaitable[str]]
+    requires_approval: bool = False
+    source: ToolSource = ToolSource.BUILTIN
+    timeout_s: float | None = 60.0
+
+
+class ToolRegistry:
+    """By name. What others offer later takes no name that is taken: there it is called `namespace_name`."""
+
+    def __init__(self, tools: Iterable[ServerTool]) -> None:
+        self._own = {tool.name: tool for tool in tools}
+        self._offered: dict[str, dict[str, ServerTool]] = {}
+
+    def offer(self, namespace: str, tools: Iterable[ServerTool]) -> tuple[ServerTool, ...]:
+        """In place of what was offered under this namespace before. Answers them under the names by which they can be given to agents."""
+        self._offered.pop(namespace, None)
+        taken = {tool.name for tool in self.definitions()}
+        offered = {name: _renamed(tool, name) for tool in tools if (name := _free(tool.name, namespace, taken)) not in taken}
+        self._offered[namespace] = offered
+        return tuple(offered.values())
+
+    def definitions(self) -> tuple[ServerTool, ...]:
+        return (*self._own.values(), *(tool for offered in self._offered.values() for tool in offered.values()))
+
+    def get(self, name: str) -> ServerTool | None:
+        return self._own.get(name) or next((offered[name] for offered in self._offered.values() if name in offered), None)
+
+
+def _free(name: str, namespace: str, taken: set[str]) -> str:
+    return f"{namespace}_{name}"[:LONGEST_NAME] if name in taken else name
+
+
+def _renamed(tool: ServerTool, name: str) -> ServerTool:
+    return tool if tool.name == name else replace(tool, name=name)
+
+
+# ---- a call
+
+
+def complaint(parameters: dict[str, Any], arguments: object) -> str | None:
+    """Why these arguments do not fit their schema, in words for the model; None: they do."""
+    if not isinstance(arguments, dict):
+        return "The arguments are not a JSON object."
+    try:
+        error = _worst(parameters, cast(Arguments, arguments))
+    except Unresolvable as missing:
+        return f"The tool's parameters cannot be checked: {missing}"
+    if error is None:
+        return None
+    where = error.json_path.removeprefix("$").removeprefix(".")
+    told = f"The arguments are not what the tool takes: {f'{where}: ' if where else ''}{error.message}"
+    return told if len(told) <= _LONGEST_COMPLAINT else f"{told[:_LONGEST_COMPLAINT]} …"
+
+
+def flaw(parameters: object) -> str | None:
+    """Why this is no JSON schema of a tool's arguments; None: it is."""
+    if not isinstance(parameters, dict) or cast(Arguments, parameters).get("type") != "object":
+        return 'must be a JSON schema with "type": "object"'
+    try:
+        Draft202012Validator.check_schema(cast(Arguments, parameters))
+    except SchemaError as error:
+        return f"must be a JSON schema; {error.json_path}: {error.message}"[:_LONGEST_COMPLAINT]
+    return None
+
+
+def _worst(parameters: dict[str, Any], arguments: Arguments) -> ValidationError | None:
+    """With a registry of nothing: a schema that names another place is not followed there."""
+    validator = Draft202012Validator(parameters, registry=Registry())
+    return cast("ValidationError | None", best_match(validator.iter_errors(arguments)))  # pyright: ignore[reportUnknownMemberType]
+
+
+async def answer(call: ToolCall, tool: ServerTool, context: ToolContext, *, most_characters: int) -> ToolReturn:
+    """Runs one call, whose arguments were found to fit. Whatever goes wrong is an error return; only a cancellation passes through."""
+    patience = asyncio.timeout(tool.timeout_s)
+    try:
+        async with patience:
+            output = await tool.run(cast(Arguments, call.arguments), context)
+    except ToolFailed as failure:
+        return error_return(call, clipped(str(failure), most_characters))
+    except Exception as error:
+        if patience.expired():
+            return error_return(call, f"The tool did not answer within {tool.timeout_s:g} seconds; whether it did its work is unknown.")
+        log.warning("a tool failed", tool=call.name, exc_info=True)
+        return error_return(call, clipped(f"{type(error).__name__}: {error}", most_characters))
+    return success(call, clipped(output, most_characters))
+
+
+def success(call: ToolCall, output: str) -> ToolReturn:
+    return ToolReturn(tool_call_id=call.id, name=call.name, status=ToolReturnStatus.SUCCESS, output=storable(output))
+
+
+def error_return(call: ToolCall, output: str) -> ToolReturn:
+    return ToolReturn(tool_call_id=call.id, name=call.name, status=ToolReturnStatus.ERROR, output=storable(output))
+
+
+def clipped(output: str, most_characters: int) -> str:
+    """With a mark where something was left out: in the middle, since both ends of an output tell most."""
+    if len(output) <= most_characters:
+        return output
+    head, tail = most_characters * 3 // 4, most_characters // 4
+    return f"{output[:head]}\n[… {len(output) - head - tail} characters left out …]\n{output[len(output) - tail :]}"

@@ -1,0 +1,1 @@
+"""What is written for runs: by their own tasks through the worker's writer, and by commands in transactions of their own."""
