@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from db import agents, conversations, messages, runs
 from llm.model import Failed, ModelRequest
 from runs import state
+from runs.calling import ask
 from runs.close import Ending
 from runs.compaction.compaction import (
     MAX_OVERFLOWS,
@@ -24,7 +25,6 @@ from runs.compaction.compaction import (
 from runs.engine import Engine
 from runs.prompt import turns
 from runs.steps.answer import Answer
-from runs.steps.calling import ask
 from runs.steps.calls import Calls
 from runs.tools.toolbox import Toolbox, toolbox
 from runs.writing.pen import Pen
