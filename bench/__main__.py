@@ -18,6 +18,7 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from bench.append import append
 from bench.cancel import cancel
+from bench.cancel_served import cancel_distributed, cancel_embedded
 from bench.delivery import delivery
 from bench.dispatch import dispatch
 from bench.fanout import fanout
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] =
     "append": ("events through the writer", append),
     "first_delta": ("time from sending to the first delta", first_delta),
     "cancel": ("time from a cancel to the end of its run", cancel),
+    "cancel_embedded": ("time from cancelRun over HTTP to the end of its run at a WebSocket, SQLite", cancel_embedded),
     "replay": ("replay of an answer of 2,000 deltas", replay),
     "idle": ("memory per idle subscriber, of 2,000", idle),
     "long_history": ("pages and context of long conversations", long_history),
@@ -44,6 +46,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] =
 ON_SERVERS: dict[str, tuple[str, Callable[[Ground], Awaitable[list[Figure]]]]] = {
     "delivery": ("from commit to client at 1,000 events a second, PostgreSQL, Redis and WebSocket", delivery),
     "dispatch": ("from an acknowledged send to its run's start in another process, through jobs", dispatch),
+    "cancel_distributed": ("the same beside PostgreSQL and Redis, with the run in another process", cancel_distributed),
     "quiet": ("what 2,000 idle subscribers ask of PostgreSQL, and their memory", quiet),
     "snapshot": ("appending for a minute beside an old snapshot, PostgreSQL", snapshot),
 }

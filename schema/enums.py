@@ -205,8 +205,8 @@ _describe(
     CancelOutcome,
     "What became of a run that was to be cancelled.",
     {
-        "CANCELLED": "It is over; it writes nothing any more.",
-        "ALREADY_ENDED": "It had ended by itself before.",
+        "CANCELLED": "It is over and writes nothing any more; or it was over, and its tool calls that still waited were denied.",
+        "ALREADY_ENDED": "It had ended before, and nothing of it waited; nothing was changed.",
         "FAILED": "It could not be cancelled.",
     },
 )

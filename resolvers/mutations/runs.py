@@ -24,7 +24,8 @@ Info = strawberry.Info[RequestContext, None]
 @strawberry.type
 class RunMutations:
     @strawberry.mutation(
-        description="Cancels every run of a conversation, active or waiting; when this answers, they write no more. What was said stays."
+        description="Cancels every run of a conversation, active or waiting, and denies the tool calls that wait; when this answers, those "
+        "runs write no more. What was said stays."
     )
     async def cancel_conversation(
         self,
@@ -42,7 +43,10 @@ class RunMutations:
             client_mutation_id=input.client_mutation_id,
         )
 
-    @strawberry.mutation(description="Cancels one run, active or waiting; when this answers, it writes no more. What it said stays.")
+    @strawberry.mutation(
+        description="Cancels one run, active or waiting; when this answers, it writes no more. What it said stays. Of a run that has ended "
+        "with REQUIRES_APPROVAL it denies the tool calls that still wait, and the runs in line behind them go on."
+    )
     async def cancel_run(
         self,
         info: Info,

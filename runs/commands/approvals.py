@@ -26,6 +26,7 @@ from vocabulary.messages import (
     ToolReturn,
     ToolReturnStatus,
 )
+from vocabulary.runs import Run
 
 
 class PendingApproval(Exception):
@@ -91,17 +92,20 @@ async def refuse_while_pending(connection: Connection, conversation: Conversatio
         raise PendingApproval(tuple(call.id for call in pending.waiting))
 
 
-async def deny_pending(transaction: Transaction, head: Head, conversation: Conversation, reason: str) -> None:
-    """Denies what waits, if anything does, and tells all returns of that step, so that any run may follow.
+async def deny_pending(
+    transaction: Transaction, head: Head, conversation: Conversation, reason: str, *, asked_by: Run | None = None
+) -> bool:
+    """Denies what waits, if anything does, and tells all returns of that step, so that any run may follow. Answers whether it did.
 
-    The conversation's own event, with the status that follows, is the caller's.
+    `asked_by`: only what waits since this run asked for it. The conversation's own event, with the status that follows, is the caller's.
     """
     pending = await pending_of(transaction.connection, conversation)
-    if pending is None:
-        return
+    if pending is None or (asked_by is not None and pending.request.run_id != asked_by.id):
+        return False
     denied = {call.id: Deny(reason) for call in pending.waiting}
     calls, _ = await decide(transaction, head, pending, denied, run_id=pending.request.run_id, told_by=None)
     await write_returns(transaction, head, calls, run_id=pending.request.run_id, told_by=None)
+    return True
 
 
 async def decide(

@@ -1,7 +1,8 @@
 """Cancelling: one transaction under the head's lock that closes runs, wherever they are and whoever works on them; it waits for nobody.
 
 When it has returned, those runs write nothing any more: their fence is raised. Their worker is signalled and hangs up at once; a worker
-that is dead, or does not hear it, changes nothing about that.
+that is dead, or does not hear it, changes nothing about that. Tool calls that wait for somebody are denied, though the run that asked for
+them is over.
 """
 
 from dataclasses import dataclass
@@ -10,15 +11,19 @@ import structlog
 
 from db import conversations, runs
 from db.engine import DatabaseError, is_refusal
+from db.heads import Head
 from runs.close import cancelled, close_runs
 from runs.commands.approvals import deny_pending
 from runs.engine import Engine
 from runs.heads import announce_conversation, locked
+from streams.log import Transaction
+from vocabulary.conversations import Conversation
 from vocabulary.runs import CancelOutcome, Run
 
 log = structlog.get_logger()
 
 _CANCELLED = "The conversation was cancelled."
+_RUN_CANCELLED = "The run was cancelled."
 _NOT_DONE = (*DatabaseError, ValueError, TypeError)  # the latter two: what is stored cannot be read, or has no UTF-8
 
 
@@ -36,15 +41,15 @@ class NoActiveRuns(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """`run`: as it is after that."""
+    """`run`: as it is after that. One that was over, and of which only the calls that waited were denied, is what it was."""
 
     run: Run
     outcome: CancelOutcome
 
 
 async def cancel_run(engine: Engine, tenant: str, run_id: str) -> Cancelled:
-    """To cancel what has ended changes nothing. FAILED: its rows cannot be read, or what would close it is refused, now as ever; it is left
-    as it was. Raises RunNotFound.
+    """To cancel what has ended changes nothing, unless its tool calls still wait: they are denied, and who waits behind them is next.
+    FAILED: its rows cannot be read, or what would close it is refused, now as ever; it is left as it was. Raises RunNotFound.
     """
     try:
         return await _cancel_run(engine, tenant, run_id)
@@ -62,13 +67,24 @@ async def _cancel_run(engine: Engine, tenant: str, run_id: str) -> Cancelled:
         connection = transaction.connection
         known = await runs.by_ids(connection, tenant, [run_id])
         head = await transaction.lock(known[0].conversation_id) if known else None
-        if head is None or not await conversations.by_ids(connection, tenant, [head.conversation_id]):
+        found = await conversations.by_ids(connection, tenant, [head.conversation_id]) if head else []
+        if head is None or not found:
             raise RunNotFound(run_id)
         [run] = await runs.by_ids(connection, tenant, [run_id])  # once more: what was read before the lock may be old
         if run.ended:
-            return Cancelled(run, CancelOutcome.ALREADY_ENDED)
+            denied = await _deny_what_it_left(engine, transaction, head, found[0], run)
+            return Cancelled(run, CancelOutcome.CANCELLED if denied else CancelOutcome.ALREADY_ENDED)
         [ended] = await close_runs(engine, transaction, head, [run], cancelled())
         return Cancelled(ended, CancelOutcome.CANCELLED)
+
+
+async def _deny_what_it_left(engine: Engine, transaction: Transaction, head: Head, conversation: Conversation, run: Run) -> bool:
+    """Of a run that stopped for an answer. Nobody goes on with its calls, so it is for us to say who is next."""
+    if not await deny_pending(transaction, head, conversation, _RUN_CANCELLED, asked_by=run):
+        return False
+    await announce_conversation(transaction, head, head.take_sequence(), {"updated_at": transaction.now})
+    await engine.dispatcher.defer(transaction, head.conversation_id)
+    return True
 
 
 async def cancel_conversation(engine: Engine, tenant: str, conversation_id: str) -> list[Cancelled]:

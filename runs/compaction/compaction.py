@@ -135,7 +135,7 @@ class Compaction:
         said = await self._summarised(model, before, cut)
         if said.error is not None:
             return Failure(error=said.error, step=step, usage=said.usage)
-        before = await self._before()  # memory may have changed meanwhile; the cut has not, for nobody else writes to the tail
+        before = await self._before()  # memory may have changed, and calls that waited been decided, meanwhile; the cut has not
         stats = await asyncio.to_thread(self._stats, before, cut, said.text)
         if stats is None:
             return Failure(error=_INEFFECTIVE, step=step, usage=said.usage)
@@ -237,7 +237,7 @@ class Compaction:
     def _stats(self, before: _Before, cut: Cut, text: str) -> CompactionStats | None:
         """None: it came to nothing."""
         estimates = before.sizes.estimates
-        kept = estimates[len(estimates) - len(cut.kept) :] if cut.kept else ()
+        kept = estimates[len(before.context) - len(before.tail) + len(cut.evicted) :]
         system = () if before.compiled is None else (size(replace(before.compiled, text=before.system)),)
         summary = size(self._message(text, step_id=None))
         scale = before.sizes.scale

@@ -11,7 +11,7 @@ from schema.runs import Run
 @strawberry.type(description="What became of one run that was to be cancelled.")
 class CancelResult:
     run: Run = strawberry.field(description="The run, as it is now.")
-    outcome: CancelOutcome = strawberry.field(description="Whether it was cancelled.")
+    outcome: CancelOutcome = strawberry.field(description="Whether anything was cancelled.")
 
 
 @strawberry.type(description="What became of a run that was to be cancelled.")

@@ -16,8 +16,12 @@ RESPOND = """mutation M($input: RespondToToolCallsInput!) { respondToToolCalls(i
     messages { __typename text ... on ApprovalResponseMessage { decisions { toolCallId approved reason } }
         ... on ToolReturnMessage { toolReturns { toolCallId name status output } } }
     messageEdges { node { id } } appliedThroughSequence deduplicated clientMutationId } }"""
+CANCEL_RUN = """mutation M($input: CancelRunInput!) { cancelRun(input: $input) {
+    result { outcome run { id status stopReason conversation { status pendingToolCalls { id } } } } } }"""
 STATE = """query Q($id: ID!) { conversation(id: $id) { headSequence status pendingToolCalls { id }
     runs { totalCount } messages { nodes { __typename ... on ApprovalRequestMessage { toolCalls { id state } } } } } }"""
+RUNS = """query Q($id: ID!) { conversation(id: $id) { runs { nodes { id } } messages { nodes { __typename
+    ... on ToolReturnMessage { toolReturns { toolCallId status output } } } } } }"""
 
 CAMERA = {"name": "camera", "description": "Takes a picture.", "parameters": {"type": "object"}}
 
@@ -93,6 +97,32 @@ async def test_the_states_of_a_call_are_seen_in_their_order(client: Client) -> N
     assert answering is not None
     await answering
     assert seen == ["PENDING", "RUNNING", "COMPLETED"]
+
+
+async def test_to_cancel_the_run_that_asked_denies_its_calls_once(client: Client, stranger: Client) -> None:
+    id_ = await _conversation(client)
+    calls = await _asked(client, id_, "current_time", "camera", clientTools=[CAMERA])
+    [run] = (await client.ask(RUNS, id=id_))["conversation"]["runs"]["nodes"]
+    assert await stranger.refused(CANCEL_RUN, input={"id": run["id"]}) == {"code": "NOT_FOUND"}
+    both = await asyncio.gather(*(client.ask(CANCEL_RUN, input={"id": run["id"]}) for _ in range(2)))
+    results = [answered["cancelRun"]["result"] for answered in both]
+    assert sorted(result["outcome"] for result in results) == ["ALREADY_ENDED", "CANCELLED"]
+    assert [result["run"] for result in results] == [
+        {
+            "id": run["id"],
+            "status": "COMPLETED",
+            "stopReason": "REQUIRES_APPROVAL",
+            "conversation": {"status": "IDLE", "pendingToolCalls": []},
+        }
+    ] * 2
+    history = (await client.ask(RUNS, id=id_))["conversation"]["messages"]["nodes"]
+    [returned] = [message for message in history if message["__typename"] == "ToolReturnMessage"]
+    denied = {"status": "ERROR", "output": "The call was denied: The run was cancelled."}
+    assert returned["toolReturns"] == [{"toolCallId": call_id, **denied} for call_id in calls]
+    late = _answers(id_, (calls[0], {"approve": {}}), (calls[1], {"result": {"output": "click"}}))
+    assert await client.refused(RESPOND, input=late) == {"code": "NO_PENDING_TOOL_CALLS"}
+    sent = await client.ask(SEND, input={"conversationId": id_, "messages": [{"text": "Never mind"}], "waitSeconds": 30})
+    assert sent["sendMessage"]["run"]["stopReason"] == "END_TURN"
 
 
 async def test_a_retried_answer_gives_the_first_run_again(client: Client) -> None:

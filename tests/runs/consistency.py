@@ -59,6 +59,12 @@ class Shown:
         """That can be answered: while others of their step still run, they cannot."""
         return [] if self.conversation.pending_message_id is None else [call for call in self.calls if call.state in AWAITING]
 
+    @property
+    def asked_by(self) -> str | None:
+        """The run whose calls wait for an answer."""
+        pending = self.conversation.pending_message_id
+        return next((message.run_id for message in self.messages if message.id == pending), None)
+
 
 def _calls(message: Message) -> tuple[ToolCall, ...]:
     return message.body.tool_calls if isinstance(message.body, ToolCallBody) else ()

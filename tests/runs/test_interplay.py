@@ -10,23 +10,25 @@ from sqlalchemy import text as sql
 from sqlalchemy.exc import IntegrityError
 
 from db.engine import Database
-from llm.model import Failed, ModelRequest, ToolReturnTurn
+from llm.model import Failed, ModelRequest, ToolCallTurn, ToolReturnTurn, UserTurn
 from runs.commands.approvals import Approve, Decision, Deny
-from runs.commands.cancel import NoActiveRuns, cancel_conversation, cancel_run
+from runs.commands.cancel import Cancelled, NoActiveRuns, RunNotFound, cancel_conversation, cancel_run
+from runs.commands.compact import CompactRequest, compact
 from runs.commands.deletion import delete_conversation
 from runs.commands.fork import NewFork, fork_conversation
 from runs.commands.respond import Answer, NoPendingToolCalls, Respond, Responded, expire, respond
 from runs.heads import ConversationNotFound
 from runs.tools.registry import Arguments, ServerTool, ToolContext
+from runs.workers.jobs import Jobs
 from runs.workers.worker import WorkerLimits
 from tests.rig import TENANT, Rig, collect, rig, utc_now
 from tests.runs.consistency import Shown, consistent, shown
 from tests.runs.doubt import Forgetful
-from tests.runs.logs import checked, only, running, said, steps, taken_out, until
+from tests.runs.logs import checked, only, running, said, statuses, steps, taken_out, until
 from tests.runs.scripted import USAGE, Cue, Models, Scripted, call, finished, text
 from vocabulary.conversations import Conversation, ConversationStatus
-from vocabulary.events import ConversationChanged, DeltaMode, MessageCompleted, ResetReason, StreamReset
-from vocabulary.messages import MessageType, ToolCallBody, ToolCallState, ToolReturnBody
+from vocabulary.events import ConversationChanged, DeltaMode, MessageCompleted, ResetReason, StreamReset, ToolCallChanged
+from vocabulary.messages import MessageType, SummaryBody, ToolCallBody, ToolCallState, ToolReturnBody
 from vocabulary.runs import BusyPolicy, CancelOutcome, Run, RunError, RunErrorType, RunStatus, StopReason, Usage
 
 SOLE = WorkerLimits(sole=True, reconcile_s=0.05)
@@ -64,13 +66,32 @@ def _calls(*names: str) -> list[Cue]:
 
 
 @asynccontextmanager
+async def told(database: Database, model: Scripted, bench: Bench) -> AsyncGenerator[Rig]:
+    """Whoever works hears of runs through the dispatcher that goes with the database, and in no other way."""
+    limits = WorkerLimits(sole=database.is_sqlite, reconcile_s=600)
+    async with rig(database, models=Models(model), tools=bench.tools(), worker_limits=limits, works=database.is_sqlite) as parley:
+        if database.is_sqlite:
+            yield parley
+            return
+        working = asyncio.create_task(parley.worker.run(), name="worker")
+        taking = asyncio.create_task(Jobs(database, parley.worker, concurrency=20).run(), name="jobs")
+        try:
+            await parley.worker.ready.wait()
+            yield parley
+        finally:
+            taking.cancel()
+            working.cancel()
+            await asyncio.gather(taking, working, return_exceptions=True)
+
+
+@asynccontextmanager
 async def asked(
     database: Database, bench: Bench, *scripts: list[Cue], queued: int = 0, names: tuple[str, ...] = ("saw",)
 ) -> AsyncGenerator[tuple[Rig, Conversation, Scripted, list[Run]]]:
     """A conversation that waits; its runs: the one that asked, then those in line."""
     gate = asyncio.Event()
     model = Scripted([gate, *_calls(*names)], *scripts)
-    async with rig(database, models=Models(model), tools=bench.tools()) as parley:
+    async with told(database, model, bench) as parley:
         made = await parley.conversation(model="test/scripted", tools=["saw", "level"])
         sent = [(await parley.say(made.id, "Go" if place == 0 else f"Queued {place}")).run for place in range(queued + 1)]
         gate.set()
@@ -174,11 +195,127 @@ async def test_what_waits_in_line_behind_calls_can_be_cancelled_alone(database: 
     async with asked(database, bench, queued=2) as (parley, conversation, _, sent):
         assert (await cancel_run(parley.engine, TENANT, sent[1].id)).outcome is CancelOutcome.CANCELLED
         assert (await parley.read(conversation.id)).status is ConversationStatus.AWAITING_INPUT
-        assert (await cancel_run(parley.engine, TENANT, sent[0].id)).outcome is CancelOutcome.ALREADY_ENDED
         bench.gate.set()
         done = await decided(parley, conversation, Approve())
         assert [(await parley.ended(run)).status for run in (done.run, sent[2])] == [RunStatus.COMPLETED] * 2
         await holds(parley, conversation)
+
+
+# ---- cancelling the run that asked
+
+
+async def test_a_run_that_asked_is_over_but_to_cancel_it_denies_its_calls(database: Database, bench: Bench) -> None:
+    async with asked(database, bench, names=("level", "saw", "saw")) as (parley, conversation, model, [run]):
+        before = await parley.ended(run)
+        cancelled = await cancel_run(parley.engine, TENANT, run.id)
+        assert (cancelled.run, cancelled.outcome) == (before, CancelOutcome.CANCELLED)
+        denied = "The call was denied: The run was cancelled."
+        assert await returned(parley, conversation) == [("level", "level used"), ("saw", denied), ("saw", denied)]
+        seen = await holds(parley, conversation)
+        assert (seen.conversation.status, seen.waiting) == (ConversationStatus.IDLE, [])
+        assert statuses(seen.events, run.id)[-1] is RunStatus.COMPLETED
+        told = [event.payload for event in seen.events[conversation.head_sequence :]]
+        assert [type(payload) for payload in told] == [
+            ToolCallChanged,
+            ToolCallChanged,
+            MessageCompleted,
+            MessageCompleted,
+            ConversationChanged,
+        ]
+        assert (await cancel_run(parley.engine, TENANT, run.id)).outcome is CancelOutcome.ALREADY_ENDED
+        with pytest.raises(NoPendingToolCalls):
+            await decided(parley, conversation)
+        assert await parley.stored(conversation.id) == seen.events
+        await parley.ended((await parley.say(conversation.id, "Never mind")).run)
+        assert [type(turn) for turn in model.requests[1].history] == [UserTurn, ToolCallTurn, ToolReturnTurn, UserTurn]
+        assert bench.used == ["level"]
+
+
+async def test_behind_a_run_that_asked_and_was_cancelled_the_queue_goes_on(database: Database, bench: Bench) -> None:
+    async with asked(database, bench, queued=2) as (parley, conversation, model, sent):
+        assert (await cancel_run(parley.engine, TENANT, sent[0].id)).outcome is CancelOutcome.CANCELLED
+        assert [(await parley.ended(run)).status for run in sent[1:]] == [RunStatus.COMPLETED] * 2
+        seen = await holds(parley, conversation)
+        begun = [event.run_id for event in seen.events if running(event.payload)]
+        assert list(dict.fromkeys(begun)) == [run.id for run in sent]
+        assert all(shows_returns(request) for request in model.requests[1:])
+
+
+async def test_only_the_run_that_asked_can_be_cancelled_for_its_calls(database: Database, bench: Bench) -> None:
+    async with asked(database, bench, _calls("saw")) as (parley, conversation, _, [first]):
+        bench.gate.set()
+        second = (await decided(parley, conversation, Approve())).run
+        assert (await parley.ended(second)).stop_reason is StopReason.REQUIRES_APPROVAL
+        before = await holds_while_it_waits(parley, conversation)
+        assert (await cancel_run(parley.engine, TENANT, first.id)).outcome is CancelOutcome.ALREADY_ENDED
+        assert await holds_while_it_waits(parley, conversation) == before
+        with pytest.raises(RunNotFound):
+            await cancel_run(parley.engine, "elsewhere", second.id)
+        assert (await cancel_run(parley.engine, TENANT, second.id)).outcome is CancelOutcome.CANCELLED
+        assert (await holds(parley, conversation)).conversation.status is ConversationStatus.IDLE
+        assert bench.used == ["saw"]
+
+
+async def holds_while_it_waits(parley: Rig, conversation: Conversation) -> Shown:
+    seen = await shown(parley, conversation.id)
+    consistent(seen)
+    assert seen.waiting
+    return seen
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_of_several_who_cancel_and_answer_at_once_one_is_heard(database: Database, bench: Bench, place: int) -> None:
+    async with asked(database, bench, queued=1) as (parley, conversation, _, [run, queued]):
+        bench.gate.set()
+        answers = tuple(Answer(tool_call_id=call.id, decision=Approve()) for call in (await shown(parley, conversation.id)).waiting)
+        acts: list[Awaitable[Cancelled | Responded]] = [cancel_run(parley.engine, TENANT, run.id) for _ in range(2)]
+        acts.insert(place, respond(parley.engine, TENANT, Respond(conversation_id=conversation.id, answers=answers)))
+        told = await asyncio.gather(*acts, return_exceptions=True)
+        answer, outcomes = told.pop(place), [one.outcome for one in told if isinstance(one, Cancelled)]
+        if isinstance(answer, Responded):
+            assert outcomes == [CancelOutcome.ALREADY_ENDED] * 2
+        else:
+            assert isinstance(answer, NoPendingToolCalls)
+            assert sorted(outcomes) == [CancelOutcome.ALREADY_ENDED, CancelOutcome.CANCELLED]
+        assert (await parley.ended(queued)).status is RunStatus.COMPLETED
+        await holds(parley, conversation)
+        assert len(bench.used) == isinstance(answer, Responded)
+
+
+async def test_a_run_whose_calls_cannot_be_denied_is_not_said_to_be_cancelled(database: Database, bench: Bench) -> None:
+    async with asked(database, bench) as (parley, conversation, _, [run]):
+        async with database.write() as connection:
+            await connection.execute(sql(REFUSAL[database.is_sqlite]))
+        before = await holds_while_it_waits(parley, conversation)
+        assert (await cancel_run(parley.engine, TENANT, run.id)).outcome is CancelOutcome.FAILED
+        assert await holds_while_it_waits(parley, conversation) == before
+
+
+async def test_calls_are_denied_in_the_middle_of_a_compaction_which_keeps_them(database: Database, bench: Bench) -> None:
+    asked_for_it, gate = asyncio.Event(), asyncio.Event()
+    summary = [asked_for_it.set, gate, *text("They talked."), *finished()]
+    model = Scripted([*text("Well, well. " * 200), *finished()], _calls("saw"), summary)
+    async with told(database, model, bench) as parley:
+        conversation = await parley.conversation(model="test/scripted", tools=["saw"])
+        await parley.ended((await parley.say(conversation.id, "Hi")).run)
+        asking = await parley.ended((await parley.say(conversation.id, "Go")).run)
+        compacting = (await compact(parley.engine, TENANT, CompactRequest(conversation_id=conversation.id))).run
+        await asyncio.wait_for(asked_for_it.wait(), 20)
+        assert (await cancel_run(parley.engine, TENANT, asking.id)).outcome is CancelOutcome.CANCELLED
+        assert (await parley.read(conversation.id)).status is ConversationStatus.RUNNING
+        gate.set()
+        assert (await parley.ended(compacting)).status is RunStatus.COMPLETED
+        seen = await holds(parley, conversation)
+        assert seen.conversation.status is ConversationStatus.IDLE
+        summarised = only(seen.history, MessageType.SUMMARY).body
+        assert isinstance(summarised, SummaryBody)
+        assert summarised.stats is not None
+        assert summarised.stats.messages_after == sum(message.in_context for message in seen.history)
+        await parley.ended((await parley.say(conversation.id, "Never mind")).run)
+        assert [type(turn) for turn in model.requests[-1].history[-3:]] == [ToolCallTurn, ToolReturnTurn, UserTurn]
+
+
+# ---- deleting and forking
 
 
 async def test_a_conversation_that_is_deleted_while_calls_wait_waits_for_nobody(database: Database, bench: Bench) -> None:

@@ -200,8 +200,9 @@ class Machine(RuleBasedStateMachine):
     def cancel_a_run(self, first: list[Plan], place: int) -> None:
         self._go_on(first)
         for run in self.seen.runs[-place:][:1]:
+            is_over = run.ended and run.id != self.seen.asked_by
             cancelled = self._do(cancel_run(self.parley.engine, TENANT, run.id))
-            assert cancelled.outcome is (CancelOutcome.ALREADY_ENDED if run.ended else CancelOutcome.CANCELLED)
+            assert cancelled.outcome is (CancelOutcome.ALREADY_ENDED if is_over else CancelOutcome.CANCELLED)
 
     @rule(first=walks)
     def cancel_the_conversation(self, first: list[Plan]) -> None:
@@ -256,7 +257,7 @@ class Machine(RuleBasedStateMachine):
         possible += [self._end_talk] if self.puppet.talks else []
         possible += [partial(self._return, succeeds=True)] if self.puppet.works else []
         possible += [partial(self._respond, approvals)] if self.seen.waiting else []
-        possible += [partial(cancel_run, self.parley.engine, TENANT, run.id) for run in self.seen.may_go_on[:1]]
+        possible += [partial(cancel_run, self.parley.engine, TENANT, run.id) for run in [*self.seen.may_go_on, *self.seen.runs[-1:]][:1]]
         self._do(self._together([possible[number % len(possible)]() for number in chosen]))
 
     async def _together(self, acts: list[Coroutine[Any, Any, Any]]) -> None:

@@ -132,7 +132,7 @@ def main() -> None:
     old = "LEGACY" in os.environ
     if len(sys.argv) > 2:
         application = server.streamable_http_app()
-        uvicorn.run(refusing_what_is_new(application) if old else application, port=int(sys.argv[2]))
+        uvicorn.run(refusing_what_is_new(application) if old else application, port=int(sys.argv[2]), access_log=False)
     elif old:
         asyncio.run(serve_by_handshake())
     else:
