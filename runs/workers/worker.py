@@ -23,7 +23,7 @@ from runs.steps.loop import load
 from runs.workers.advance import advance, fail, hand_over, release
 from runs.workers.orphans import erase_orphans
 from runs.workers.sightings import Sightings
-from runs.writing.pen import Lease, LeaseLost, Pen, WriteRefused
+from runs.writing.pen import LONGEST_PART, Lease, LeaseLost, Pen, WriteRefused
 from runs.writing.writer import Writer
 from vocabulary.ids import Noun, new_id
 from vocabulary.runs import RunError, RunErrorType, RunStatus, StopReason
@@ -41,7 +41,8 @@ _EXPIRED_AT_ONCE = 100
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLimits:
     """`concurrency`: runs at a time. `sole`: this process owns the database. Every lease found at start is of a process that is gone,
-    and ours needs no heartbeat: not even a machine that sleeps in the middle of an answer loses it.
+    and ours needs no heartbeat: not even a machine that sleeps in the middle of an answer loses it. `longest_part`: how many writes
+    of one run are committed together at most.
     """
 
     sole: bool
@@ -52,6 +53,7 @@ class WorkerLimits:
     approval_expiry_s: float | None = None
     delta_retention_s: float = 3600.0
     hand_over_s: float = 1.0
+    longest_part: int = LONGEST_PART
 
     @property
     def expiry_look_s(self) -> float:
@@ -210,7 +212,7 @@ class Worker:
 
         Only reading what it needs may raise DatabaseError; whatever looks like one later comes from elsewhere, and would come again.
         """
-        pen, begun = Pen(lease, self._writer, lost=lambda: self._stop(lease.run.id)), False
+        pen, begun = Pen(lease, self._writer, lost=lambda: self._stop(lease.run.id), longest_part=self._limits.longest_part), False
         try:
             loop = await load(self._engine, pen)
             begun = True

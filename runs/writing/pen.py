@@ -8,7 +8,7 @@ from typing import Protocol
 from runs.writing.writes import Append, Write
 from vocabulary.runs import Run
 
-_LONGEST_PART = 1000  # writes of one run in one batch
+LONGEST_PART = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +36,13 @@ class _Writer(Protocol):
 class Pen:
     """One run's way to the writer. Writing never waits for the database; `flush` and `room` do."""
 
-    def __init__(self, lease: Lease, writer: _Writer, *, lost: Callable[[], None] = lambda: None) -> None:
-        """`lost` is called when the lease is found to be: whoever waits for a silent model would not learn of it by writing."""
+    def __init__(self, lease: Lease, writer: _Writer, *, lost: Callable[[], None] = lambda: None, longest_part: int = LONGEST_PART) -> None:
+        """`lost` is called when the lease is found to be: whoever waits for a silent model would not learn of it by writing.
+        `longest_part`: how many writes of this run are committed together at most.
+        """
         self.lease = lease
         self._lost = lost
+        self._longest_part = longest_part
         self.write_number = 0
         self.head_tid: str | None = None  # where our last batch left the head
         self.places: dict[str, int] = {}
@@ -76,11 +79,11 @@ class Pen:
 
     async def room(self) -> None:
         """Waits while this run is too far ahead of the database."""
-        while self.failure is None and len(self.waiting) > _LONGEST_PART:
+        while self.failure is None and len(self.waiting) > self._longest_part:
             await self._progress.wait()
 
     def take(self) -> list[Write]:
-        part, self.waiting = self.waiting[:_LONGEST_PART], self.waiting[_LONGEST_PART:]
+        part, self.waiting = self.waiting[: self._longest_part], self.waiting[self._longest_part :]
         self._in_flight = len(part)
         return part
 

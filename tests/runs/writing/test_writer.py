@@ -14,7 +14,7 @@ from tests.rig import Rig, collect, rig
 from tests.runs.doubt import Doubtful, Fate, Proxy
 from tests.runs.logs import checked, eventually, only, running, said, statuses, until
 from tests.runs.scripted import Cue, Models, Scripted, call, finished, gated, reasoning, text
-from vocabulary.events import CaughtUp, DeltaMode, Event, Item, MessageDelta, RunChanged
+from vocabulary.events import CaughtUp, DeltaMode, Event, Item, MessageDelta, MessageStarted, RunChanged
 from vocabulary.messages import MessageStatus, MessageType
 from vocabulary.runs import TERMINAL_STATUSES, RunErrorType, RunStatus
 
@@ -237,6 +237,16 @@ async def test_an_answer_of_many_parts_is_stored_whole_and_in_order(database: Da
         answers = (await parley.history(conversation.id))[2:]
         assert [message.text for message in answers] == [f"part {number} of many" for number in range(700)]
         assert {message.status for message in answers} == {MessageStatus.COMPLETED}
+
+
+async def test_no_more_of_a_run_is_committed_together_than_was_allowed(database: Database) -> None:
+    several = [cue for number in range(5) for cue in text("of many", index=number)]
+    limits = WorkerLimits(sole=database.is_sqlite, longest_part=1)
+    async with rig(database, models=Models(Scripted([*several, *finished()])), worker_limits=limits) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        await parley.ended((await parley.say(conversation.id, "Hi")).run)
+        told = [event for event in await checked(parley, conversation.id) if isinstance(event.payload, MessageStarted | MessageDelta)]
+        assert len({event.occurred_at for event in told}) == len(told) == 10
 
 
 async def test_what_follows_each_other_in_one_batch_is_one_event(database: Database) -> None:
