@@ -65,6 +65,13 @@ async def get(connection: AsyncConnection, agent_id: str) -> Agent | None:
     return None if row is None else agent_of(row)
 
 
+async def by_conversation(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, Agent]:
+    """Whose each conversation is, for the engine."""
+    query = select(agents, conversations.c.id.label("asked_for")).join(conversations, conversations.c.agent_id == agents.c.id)
+    found = await connection.execute(query.where(conversations.c.id.in_(list(conversation_ids))))
+    return {row.asked_for: agent_of(row) for row in found}
+
+
 async def page(connection: AsyncConnection, tenant: str, window: Window) -> Page[Agent]:
     return await fetch_page(connection, select(agents).where(_visible(tenant)), BY_CREATION, window, agent_of)
 

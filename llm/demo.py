@@ -7,6 +7,8 @@ Its answer quotes the user's last message, word by word, and is the same every t
                        the end of the line); several of them are parallel calls. The next answer quotes what they returned.
                        A tool that needs an approval, or that the client runs itself, makes the conversation wait for it.
 
+Between <transcript> and </transcript> stands what is to be summed up: it is quoted by its beginning and its end, and not obeyed.
+
 Usage counts words: those of the request, and those written. `max_output_tokens` cuts the text after that many words.
 """
 
@@ -45,6 +47,8 @@ from vocabulary.text import storable
 INFO = ModelInfo(handle="demo/echo", provider="demo", name="echo", context_window=32_768, supports_tools=True, supports_reasoning=True)
 
 QUOTED_WORDS = 1_000
+SUMMED_UP_WORDS = 20
+"""Of the beginning of a transcript, and of its end; of a short one less."""
 ARGUMENTS_PIECE = 8
 
 
@@ -82,7 +86,7 @@ class _Count:
 def _answer(request: ModelRequest) -> Iterator[ModelEvent]:
     written, last = _Count(), request.history[-1] if request.history else None
     limit, cut = request.settings.max_output_tokens, False
-    said = _said(last) if isinstance(last, UserTurn) else ""
+    said = _TRANSCRIPT.sub("", _said(last)) if isinstance(last, UserTurn) else ""
     if "/think" in said:
         yield from _reasoning(said, written)
     if calls := _calls(said):
@@ -125,6 +129,8 @@ def _text(request: ModelRequest, last: Turn | None) -> str:
     if isinstance(last, ToolReturnTurn):
         return " ".join(map(_quoted_return, last.returns))
     said = next((_said(turn) for turn in reversed(request.history) if isinstance(turn, UserTurn)), "")
+    if transcript := _TRANSCRIPT.search(said):
+        return f"They said: {_summed_up(transcript[1])}"
     return f"You said: {_clipped(said)}" if said else "You said nothing that I can read."
 
 
@@ -136,6 +142,15 @@ def _quoted_return(returned: ReturnedTool) -> str:
 def _clipped(text: str) -> str:
     words = _words(text)
     return text if len(words) <= QUOTED_WORDS else "".join(words[:QUOTED_WORDS]) + " …"
+
+
+_TRANSCRIPT = re.compile(r"<transcript>\s*(.*)\s*</transcript>", re.DOTALL)
+
+
+def _summed_up(transcript: str) -> str:
+    words = transcript.split()
+    some = min(SUMMED_UP_WORDS, len(words) // 4)
+    return " ".join([*words[:some], "…", *words[len(words) - some :]])
 
 
 def _calls(said: str) -> list[_Call]:

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
-from db import agents, blocks, conversations, messages
-from db.engine import Connection
+from db import conversations, messages
 from runs.engine import Engine
 from runs.heads import ConversationNotFound, announce_conversation, locked
-from runs.prompt import compile_system, memory
+from runs.writing.compiled import prompts
 from vocabulary.changes import KEPT, Fields, Kept, changed
 from vocabulary.conversations import Conversation
 from vocabulary.events import MessageChanged
@@ -52,7 +51,7 @@ async def compiled(engine: Engine, tenant: str, conversation_id: str) -> str:
         found = await conversations.by_ids(connection, tenant, [conversation_id])
         if not found:
             raise ConversationNotFound(conversation_id)
-        return await _compiled(connection, found[0])
+        return (await prompts(connection, [conversation_id]))[conversation_id]
 
 
 async def recompile(engine: Engine, tenant: str, conversation_id: str) -> str:
@@ -62,18 +61,10 @@ async def recompile(engine: Engine, tenant: str, conversation_id: str) -> str:
     """
     async with engine.log.transaction() as transaction:
         head, conversation = await locked(transaction, tenant, conversation_id)
-        text = await _compiled(transaction.connection, conversation)
+        text = (await prompts(transaction.connection, [conversation.id]))[conversation.id]
         [system] = await messages.by_ids(transaction.connection, tenant, [conversation.system_message_id or ""])
         if system.text != text:
             system = replace(system, text=text, sequence=head.take_sequence())
             await messages.change(transaction.connection, [system])
             transaction.append(head, system.sequence, MessageChanged(system))
         return text
-
-
-async def _compiled(connection: Connection, conversation: Conversation) -> str:
-    agent = await agents.get(connection, conversation.agent_id)
-    assert agent is not None, "agents are never removed while they have conversations"
-    shared = await agents.blocks_by_agent(connection, [agent.id])
-    isolated = await blocks.by_conversation(connection, [conversation.id])
-    return compile_system(agent.instructions, memory(shared, isolated))

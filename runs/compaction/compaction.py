@@ -6,25 +6,26 @@ committed nothing has changed, whatever happens, so whoever takes such a run ove
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import structlog
 
-from db import agents, blocks, conversations, messages, runs
+from db import agents, conversations, messages, runs
 from llm import tokens
-from llm.model import Delta, Failed, Finished, Model, ModelRequest, TextStarted, ToolDefinition
+from llm.model import Model, ToolDefinition
 from llm.registry import ModelNotFound
 from runs import state
+from runs.calling import ask
 from runs.close import Ending
 from runs.compaction.cuts import SLIDING, Cut, Room, choose
 from runs.compaction.sizes import Sizes, measured, size
 from runs.compaction.summariser import SELF, Assignment, requests
+from runs.compaction.summary import Summary
 from runs.engine import Engine
-from runs.prompt import compile_system, memory
 from runs.tools.toolbox import toolbox
+from runs.writing.compiled import prompts
 from runs.writing.pen import Pen
-from runs.writing.writes import Change, Compact, EndStep, StartStep, Summarise, Write
+from runs.writing.writes import Compact, EndStep, Recompile, StartStep, Summarise, Write
 from vocabulary.compaction import CompactionSettings, CompactionStats, CompactionTrigger
 from vocabulary.conversations import Agent, Conversation
 from vocabulary.ids import Noun, new_id
@@ -42,7 +43,6 @@ _RELIEF = 0.25  # of the context, more after each overflow
 
 _NOTHING = RunError(RunErrorType.COMPACTION_INEFFECTIVE, "The context holds too little to be compacted.")
 _INEFFECTIVE = RunError(RunErrorType.COMPACTION_INEFFECTIVE, "The summary would not have been shorter than what it was to replace.")
-_EMPTY = RunError(RunErrorType.LLM_EMPTY_RESPONSE, "The summariser answered without a summary.")
 _TOO_LONG = RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, "Not even a shortened transcript fits into the summariser's window.")
 
 
@@ -132,7 +132,7 @@ class Compaction:
         except ModelNotFound as error:
             return Failure(error=RunError(RunErrorType.LLM_BAD_REQUEST, f"The summary cannot be written: there is {error}."))
         step = self._start(model)
-        said = await self._summarised(model, before, cut)
+        said = await self._summarised(model, before, cut, step)
         if said.error is not None:
             return Failure(error=said.error, step=step, usage=said.usage)
         before = await self._before()  # memory may have changed, and calls that waited been decided, meanwhile; the cut has not
@@ -150,15 +150,14 @@ class Compaction:
             agent = await agents.get(connection, conversation.agent_id)
             context = await messages.context(connection, conversation)
             counted = (await runs.last_counted(connection, [conversation.id])).get(conversation.id)
-            shared = await agents.blocks_by_agent(connection, [conversation.agent_id])
-            isolated = await blocks.by_conversation(connection, [conversation.id])
+            system = (await prompts(connection, [conversation.id]))[conversation.id]
         assert agent is not None, "agents are never removed while they have conversations"
         return _Before(
             conversation=conversation,
             agent=agent,
             context=context,
             sizes=await asyncio.to_thread(measured, context, counted),
-            system=compile_system(agent.instructions, memory(shared, isolated)),
+            system=system,
         )
 
     def _cut(self, before: _Before) -> Cut | None:
@@ -214,7 +213,7 @@ class Compaction:
         self.pen.write(StartStep(step, self.run))
         return step
 
-    async def _summarised(self, model: Model, before: _Before, cut: Cut) -> "_Said":
+    async def _summarised(self, model: Model, before: _Before, cut: Cut, step: Step) -> "_Said":
         is_own = model.handle == self._own_model(before)
         settings = (self.settings.model_settings or ModelSettings()).over(self.run.request.settings if is_own else ModelSettings())
         given = Assignment(
@@ -228,10 +227,11 @@ class Compaction:
         ladder = requests(given, self.engine.models.window(model.handle, settings))
         usage = Usage()
         while (request := await asyncio.to_thread(next, ladder, None)) is not None:
-            said = await _ask(model, request)
-            usage += said.usage
-            if said.error is None or said.error.type is not RunErrorType.CONTEXT_WINDOW_OVERFLOW:
-                return replace(said, text=said.text.strip()[: self.settings.clip_chars].strip(), usage=usage)
+            summary = Summary()
+            usage += await ask(self.engine, self.pen, model, request, step=step, listener=summary)
+            usage += summary.usage
+            if summary.error is None or summary.error.type is not RunErrorType.CONTEXT_WINDOW_OVERFLOW:
+                return _Said(text=summary.text[: self.settings.clip_chars].strip(), error=summary.error, usage=usage)
         return _Said(error=_TOO_LONG, usage=usage)
 
     def _stats(self, before: _Before, cut: Cut, text: str) -> CompactionStats | None:
@@ -302,38 +302,16 @@ def _recompiled(before: _Before) -> list[Write]:
     """The caches of the old prompt are cold now anyway."""
     if before.compiled is None or before.compiled.text == before.system:
         return []
-    return [Change(replace(before.compiled, text=before.system))]
-
-
-# ---- asking
+    return [Recompile(before.compiled)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Said:
+    """By the summariser in all calls that it took."""
+
     text: str = ""
     error: RunError | None = None
     usage: Usage = field(default_factory=Usage)
-
-
-async def _ask(model: Model, request: ModelRequest) -> _Said:
-    """Only what it says aloud counts: reasoning and calls of tools are passed over."""
-    spoken: set[int] = set()
-    pieces: list[str] = []
-    async with aclosing(model.stream(request)) as stream:
-        async for event in stream:
-            match event:
-                case TextStarted(index):
-                    spoken.add(index)
-                case Delta(index, text) if index in spoken:
-                    pieces.append(text)
-                case Failed(error, usage):
-                    return _Said(error=error, usage=usage)
-                case Finished(usage):
-                    text = "".join(pieces)
-                    return _Said(text=text, error=None if text.strip() else _EMPTY, usage=usage)
-                case _:
-                    pass
-    raise AssertionError("a model's stream ends with Finished or Failed")
 
 
 # ---- on the way of a run

@@ -25,7 +25,6 @@ from llm.model import (
 from runs.writing.writes import Append, Call, Close, Open, Whole, Write
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import (
-    EventBody,
     Message,
     MessageBody,
     MessageStatus,
@@ -37,10 +36,8 @@ from vocabulary.messages import (
     ToolCallState,
     ToolSource,
 )
-from vocabulary.runs import Run, RunErrorType, Step, Usage
+from vocabulary.runs import Run, Step
 from vocabulary.text import utf16_length
-
-MODEL_RETRY = "model_retry"
 
 
 class Sink(Protocol):
@@ -88,20 +85,6 @@ class Answer:
         self.begun = False
         """Whether anything of it has been shown."""
         self.end: Finished | Failed | None = None
-        self._spent = Usage()
-
-    @property
-    def usage(self) -> Usage:
-        """Of all calls that it took."""
-        return self._spent if self.end is None else self._spent + self.end.usage
-
-    def put_off(self, failed: Failed, *, attempt: int, delay_s: float) -> None:
-        """A call that failed before its first word, and is made again. Who was refused for its number has used nothing but a request."""
-        refused = failed.error.type in (RunErrorType.LLM_RATE_LIMIT, RunErrorType.LLM_OVERLOADED)
-        self._spent += replace(failed.usage, estimated=failed.usage.estimated and not refused)
-        data = {"attempt": attempt, "reason": failed.error.type.value, "message": failed.error.message, "delaySeconds": round(delay_s, 3)}
-        told = self._new(MessageType.EVENT, EventBody(event_type=MODEL_RETRY, data=data), MessageStatus.COMPLETED)
-        self._pen.write(Whole(replace(told, in_tail=False, in_context=False)))
 
     def take(self, event: ModelEvent) -> None:
         self.begun = self.begun or not isinstance(event, Finished | Failed)

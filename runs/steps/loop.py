@@ -96,14 +96,15 @@ class Loop:
         step = self._start_step()
         said = Answer(self.run, step, self.pen, source_of=self._source_of, clock=self.engine.clock)
         model = self.engine.models.resolve(self.run.model)
-        await ask(self.engine, model, self._request(), said, self.pen)
+        spent = await ask(self.engine, self.pen, model, self._request(), step=step, listener=said)
         self._note_first_token(said)
         assert said.end is not None, "a model's stream ends with Finished or Failed"
+        spent += said.end.usage
         if isinstance(said.end, Failed):
-            return await self._make_room(step, said, said.end)
+            return await self._make_room(step, said, said.end, spent)
         self.context += said.messages
         self.overflows = 0
-        step, request = self._add_up(step, said.usage), None
+        step, request = self._add_up(step, spent), None
         if said.tool_calls is not None:
             self.pen.write(Spend(step, self.run))
             request = await self._answer(said.tool_calls)
@@ -154,13 +155,13 @@ class Loop:
             self.run = ending(self.run)
             self.pen.write(EndStep(ended, self.run))
 
-    async def _make_room(self, step: Step, said: Answer, failed: Failed) -> Ending | None:
+    async def _make_room(self, step: Step, said: Answer, failed: Failed, spent: Usage) -> Ending | None:
         """None: the step can be tried again."""
         if said.begun or failed.error.type is not RunErrorType.CONTEXT_WINDOW_OVERFLOW or self.overflows == MAX_OVERFLOWS:
-            return _failure(failed, said.usage, self.run)
+            return _failure(failed, spent, self.run)
         self.overflows += 1
-        self.run = replace(self.run, usage=self.run.usage + said.usage)
-        refused = replace(step, usage=said.usage, stop_reason=StopReason.CONTEXT_WINDOW_OVERFLOW)
+        self.run = replace(self.run, usage=self.run.usage + spent)
+        refused = replace(step, usage=spent, stop_reason=StopReason.CONTEXT_WINDOW_OVERFLOW)
         self.pen.write(EndStep(refused, self.run))
         compaction = self._compaction(CompactionTrigger.CONTEXT_OVERFLOW)
         error = await relieve(compaction, refused)

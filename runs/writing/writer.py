@@ -19,8 +19,9 @@ from db.engine import Connection, DatabaseError, is_refusal
 from runs.engine import Engine
 from runs.measured import note_end
 from runs.writing.batch import Attempt, Part, doubts_of, sorted_out
+from runs.writing.compiled import prompts
 from runs.writing.pen import LeaseLost, Pen, WriteRefused
-from runs.writing.writes import Rows, lay_out
+from runs.writing.writes import Rows, lay_out, recompiles
 from streams.log import Transaction
 from vocabulary.conversations import ConversationStatus
 from vocabulary.events import ConversationChanged, Event
@@ -150,7 +151,9 @@ class Writer:
                 part.settle(granted)
 
     async def _store(self, attempt: Attempt) -> None:
-        transaction, rows = attempt.transaction, Rows()
+        transaction = attempt.transaction
+        compiling = [part.pen.conversation_id for part in attempt.granted if recompiles(part.writes)]
+        rows = Rows(prompts=await prompts(transaction.connection, compiling))
         for part, first in attempt.granted.items():
             lay_out(
                 rows,

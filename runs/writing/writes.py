@@ -3,7 +3,7 @@
 A run hands its writes over in order and never touches a connection. Deltas to one text that follow each other in a batch are one event.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -105,8 +105,11 @@ class EndStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A message of the conversation that has its place already, and says something else from now on."""
+class Recompile:
+    """The system message, in its place, says what its agent and its memory are compiled into when this is committed.
+
+    What they were compiled into when it was written may be outdated by then. `message`: as it was read, for all else.
+    """
 
     message: Message
 
@@ -128,7 +131,7 @@ class Compact:
     stats: CompactionStats
 
 
-Write = Open | Append | Close | Whole | Call | Return | StartStep | Spend | EndStep | Change | Summarise | Compact
+Write = Open | Append | Close | Whole | Call | Return | StartStep | Spend | EndStep | Recompile | Summarise | Compact
 
 
 def ends(write: Write) -> bool:
@@ -136,10 +139,18 @@ def ends(write: Write) -> bool:
     return isinstance(write, EndStep) and write.run.ended
 
 
+def recompiles(writes: Sequence[Write]) -> bool:
+    return any(isinstance(write, Recompile) for write in writes)
+
+
 @dataclass(slots=True)
 class Rows:
-    """One transaction's worth of rows, of any number of runs, each list in the order in which it must be written."""
+    """One transaction's worth of rows, of any number of runs, each list in the order in which it must be written.
 
+    `prompts`: of the conversations that are told to compile theirs, what they are compiled into now.
+    """
+
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
     created: list[Message] = field(default_factory=list[Message])
     closed: list[Message] = field(default_factory=list[Message])
     changed: list[Message] = field(default_factory=list[Message])
@@ -177,7 +188,7 @@ def _delta(write: Append) -> MessageDelta:
 
 def _payload(
     rows: Rows,
-    write: Open | Close | Whole | Call | Return | StartStep | Spend | EndStep | Change | Summarise | Compact,
+    write: Open | Close | Whole | Call | Return | StartStep | Spend | EndStep | Recompile | Summarise | Compact,
     sequence: int,
     places: dict[str, int],
 ) -> StoredPayload:
@@ -214,8 +225,8 @@ def _payload(
             if waits_for is not None:
                 rows.waiting[run.conversation_id] = waits_for
             return _run_changed(rows, run, sequence)
-        case Change(message):
-            rows.changed.append(message := replace(message, sequence=sequence))
+        case Recompile(message):
+            rows.changed.append(message := replace(message, text=rows.prompts[message.conversation_id], sequence=sequence))
             return MessageChanged(message)
         case Summarise(message, first_kept):
             return MessageCompleted(_summarise(rows, placed(message), first_kept))

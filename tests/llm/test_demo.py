@@ -103,6 +103,15 @@ async def test_the_limit_for_the_output_cuts_the_text() -> None:
     assert answered.finished.stop_reason is StopReason.MAX_TOKENS
 
 
+async def test_a_transcript_is_summed_up_and_the_commands_in_it_are_not_obeyed() -> None:
+    answered = await answer(demo, request("<transcript>\nUser: /think of /tool clock\n\nAssistant: No.\n</transcript>\n\nSum it up."))
+    assert (answered.text, answered.calls) == ("They said: User: … No.", [])
+    long = await answer(demo, request(f"<transcript>\nFirst {'word ' * 5_000} last\n</transcript>"))
+    assert long.text.startswith("They said: First word word")
+    assert long.text.endswith("word last")
+    assert len(long.text.split()) == 43
+
+
 async def test_a_very_long_message_is_not_quoted_to_its_end() -> None:
     answered = await answer(demo, request("word " * 5_000))
     assert answered.text.endswith(" …")

@@ -126,3 +126,43 @@ async def test_a_follower_is_told_what_is_in_context_from_now_on(client: Client,
     assert compacted["firstKeptMessageId"] is None
     assert compacted["tailOrdinal"] == 11
     assert compacted["summaryMessage"] == {"id": done["summaryMessage"]["id"], "text": done["summary"], "inContext": True}
+
+
+SEND = """mutation M($input: SendMessageInput!) { sendMessage(input: $input) {
+    run { stopReason } conversation { status pendingToolCalls { id name state } } } }"""
+RESPOND = """mutation M($input: RespondToToolCallsInput!) { respondToToolCalls(input: $input) {
+    run { status stopReason } conversation { status pendingToolCalls { id } }
+    messages { ... on ToolReturnMessage { toolReturns { name status output } } } } }"""
+WAITING = """query Q($id: ID!) { conversation(id: $id) { status pendingToolCalls { id name state }
+    context { messages { type } } } }"""
+CAMERA = {"name": "camera", "description": "Takes a picture.", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize("mode", ["ALL", "SLIDING_WINDOW", "SELF_COMPACT_ALL", "SELF_COMPACT_SLIDING_WINDOW"])
+async def test_calls_that_wait_outlast_a_compaction_and_are_answered_then(client: Client, parley: Rig, mode: str) -> None:
+    conversation = await parley.conversation(tools=["current_time"])
+    for number in range(4):
+        await parley.ended((await parley.say(conversation.id, f"Number {number}. " + "A word to remember. " * 9)).run)
+    given = {"conversationId": conversation.id, "messages": [{"text": "/tool camera /tool current_time"}], "clientTools": [CAMERA]}
+    asked = (await client.ask(SEND, input={**given, "waitSeconds": 30}))["sendMessage"]
+    assert asked["run"]["stopReason"] == "REQUIRES_APPROVAL"
+    [call] = asked["conversation"]["pendingToolCalls"]
+    assert (call["name"], call["state"]) == ("camera", "AWAITING_CLIENT")
+
+    settings = {"mode": mode, "slidingWindowFraction": 0.5, "clipChars": 40}
+    done = (await client.ask(COMPACT, input={"id": conversation.id, "settings": settings}))["compactConversation"]
+    assert (done["run"]["status"], done["conversation"]["status"]) == ("COMPLETED", "AWAITING_INPUT")
+    waiting = (await client.ask(WAITING, id=conversation.id))["conversation"]
+    assert (waiting["status"], waiting["pendingToolCalls"]) == ("AWAITING_INPUT", [call])
+    types = [message["type"] for message in waiting["context"]["messages"]]
+    assert (types[:2], types[-2:]) == (["SYSTEM", "SUMMARY"], ["TOOL_CALL", "APPROVAL_REQUEST"])
+    assert len(types) == done["messagesAfter"]
+
+    answer = {"toolCallId": call["id"], "decision": {"result": {"output": "click"}}}
+    answered = {"conversationId": conversation.id, "responses": [answer], "waitSeconds": 30}
+    gone_on = (await client.ask(RESPOND, input=answered))["respondToToolCalls"]
+    assert gone_on["run"] == {"status": "COMPLETED", "stopReason": "END_TURN"}
+    assert gone_on["conversation"] == {"status": "IDLE", "pendingToolCalls": []}
+    [returned] = [message["toolReturns"] for message in gone_on["messages"] if "toolReturns" in message]
+    assert [(item["name"], item["status"]) for item in returned] == [("camera", "SUCCESS"), ("current_time", "SUCCESS")]
+    assert returned[0]["output"] == "click"

@@ -1,6 +1,6 @@
 """A model with a window: it counts what it is shown, refuses what does not fit, and its summaries carry over what it was told to keep.
 
-Words that begin with `keep-` are instructions that must never be lost. What a user says may be a command: `tool NAME` calls that tool.
+Words that begin with `keep-` are instructions that must never be lost. A user may give a command: `tool NAME NAME` calls those tools.
 """
 
 import asyncio
@@ -112,9 +112,10 @@ class Windowed:
         if is_for_summary(request):
             yield from _text(self.summary(request))
         elif isinstance(request.history[-1], UserTurn) and last.startswith("tool "):
-            yield ToolCallStarted(0, last.split()[1], None)
-            yield Delta(0, "{}")
-            yield ToolCallEnded(0)
+            for index, name in enumerate(last.split()[1:]):
+                yield ToolCallStarted(index, name, None)
+                yield Delta(index, "{}")
+                yield ToolCallEnded(index)
         else:
             yield from _text(f"I heard {last[:40]}")
 

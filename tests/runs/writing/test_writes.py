@@ -7,11 +7,11 @@ from db.conversations import ContextMove
 from runs.writing.writes import (
     Append,
     Call,
-    Change,
     Close,
     Compact,
     EndStep,
     Open,
+    Recompile,
     Rows,
     StartStep,
     Summarise,
@@ -45,7 +45,7 @@ def _append(text: str, *, offset: int = 0, message_id: str = OPENED.id, call_id:
 
 
 def _laid_out(*writes: Write, first_sequence: int = 10, first_ordinal: int = 4, places: dict[str, int] | None = None) -> Rows:
-    rows = Rows()
+    rows = Rows(prompts={RUN.conversation_id: "As it is now."})
     places = {} if places is None else places
     lay_out(rows, writes, run=RUN, first_sequence=first_sequence, first_ordinal=first_ordinal, places=places, now=NOW)
     return rows
@@ -135,15 +135,16 @@ STATS = CompactionStats(
 
 def test_a_summary_takes_its_place_and_the_tail_begins_with_what_was_kept() -> None:
     kept, system = replace(MESSAGE, id="message-k", ordinal=3), replace(MESSAGE, id="message-1", type=MessageType.SYSTEM, ordinal=1)
-    writes = [Summarise(SUMMARY, kept), Change(system), Compact(SUMMARY.id, kept, STATS)]
+    writes = [Summarise(SUMMARY, kept), Recompile(system), Compact(SUMMARY.id, kept, STATS)]
     assert ordinals(writes) == 1
     rows = _laid_out(*writes)
     written = replace(SUMMARY, ordinal=4, sequence=10, body=SummaryBody(tail_ordinal=3))
-    assert (rows.created, rows.changed) == ([written], [replace(system, sequence=11)])
+    recompiled = replace(system, text="As it is now.", sequence=11)
+    assert (rows.created, rows.changed) == ([written], [recompiled])
     assert rows.moves == [ContextMove(RUN.conversation_id, SUMMARY.id, 3)]
     assert [event.payload for event in rows.events] == [
         MessageCompleted(written),
-        MessageChanged(replace(system, sequence=11)),
+        MessageChanged(recompiled),
         ContextCompacted(written, "message-k", STATS),
     ]
 
