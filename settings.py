@@ -107,9 +107,29 @@ def _default_model(data: dict[str, Any]) -> str:
     return next((model for provider, model in DEFAULT_MODELS.items() if data.get(f"{provider}_api_key")), "demo/echo")
 
 
-class Settings(_Frozen):
+class DatabaseSettings(_Frozen):
+    """For programs that only work on the tables: nobody hears of that, so they need no bus."""
+
     model_config = ConfigDict(alias_generator=str.upper, extra="ignore")
 
+    database_url: str = Field(
+        "sqlite+aiosqlite:///parley.db",
+        pattern=r"^(sqlite\+aiosqlite:///[^:?]|postgresql\+asyncpg://[^/]*/[^/?]+)",
+        repr=False,
+        description="sqlite+aiosqlite:///FILE, or postgresql+asyncpg://USER:PASSWORD@HOST/NAME (PostgreSQL needs REDIS_URL)",
+    )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """A variable that is set to nothing counts as not set. Raises SettingsError."""
+        given = {name: stripped for name, value in environ.items() if (stripped := value.strip())}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SettingsError(_refusal(error)) from None
+
+
+class Settings(DatabaseSettings):
     host: str = Field("127.0.0.1", description="a name or address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="a port number from 0 to 65535 (0: any free one)")
     allow_insecure_bind: bool = Field(False, description="true or false")
@@ -118,12 +138,6 @@ class Settings(_Frozen):
         (), description="origins such as https://example.org, separated by commas, or *"
     )
 
-    database_url: str = Field(
-        "sqlite+aiosqlite:///parley.db",
-        pattern=r"^(sqlite\+aiosqlite:///[^:?]|postgresql\+asyncpg://[^/]*/[^/?]+)",
-        repr=False,
-        description="sqlite+aiosqlite:///FILE, or postgresql+asyncpg://USER:PASSWORD@HOST/NAME (PostgreSQL needs REDIS_URL)",
-    )
     redis_url: str | None = Field(
         None,
         pattern=r"^rediss?://[^\s/]",
@@ -168,15 +182,6 @@ class Settings(_Frozen):
     metrics_host: str = Field("127.0.0.1", description="a name or address for a worker's metrics to listen on")
     metrics_port: int | None = Field(None, ge=1, le=65535, description="a port number from 1 to 65535 for a worker's metrics, or nothing")
     log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Self:
-        """A variable that is set to nothing counts as not set. Raises SettingsError."""
-        given = {name: stripped for name, value in environ.items() if (stripped := value.strip())}
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            raise SettingsError(_refusal(error)) from None
 
     @property
     def distributed(self) -> bool:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from db.engine import Database, DatabaseInUse, DatabaseUnusable, PostgresLimits
 from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
 from db.rewound import raise_heads
-from settings import Settings, SettingsError
+from settings import DatabaseSettings, SettingsError
 
 _AT_ONCE = 1000
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("command", choices=sorted(COMMANDS))
     command = COMMANDS[parser.parse_args().command]
     try:
-        asyncio.run(_on_database(Settings.from_environment(os.environ).database_url, command))
+        asyncio.run(_on_database(DatabaseSettings.from_environment(os.environ).database_url, command))
     except REFUSALS as error:
         sys.exit(str(error))
 

@@ -28,6 +28,12 @@ async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -
     return [agent_of(row) for row in await connection.execute(query)]
 
 
+async def ever_by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -> list[Agent]:
+    """Deleted ones too: for events of their conversations that were told before that."""
+    query = select(agents).where(agents.c.tenant == tenant, agents.c.id.in_(list(ids)))
+    return [agent_of(row) for row in await connection.execute(query)]
+
+
 async def lock(connection: AsyncConnection, tenant: str, agent_id: str) -> Agent | None:
     """Held until the end of the transaction: whoever else wants to add to this agent waits."""
     query = select(agents).where(_visible(tenant), agents.c.id == agent_id).with_for_update(key_share=True)

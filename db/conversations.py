@@ -166,6 +166,12 @@ async def by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -
     return [conversation_of(row) for row in await connection.execute(query)]
 
 
+async def ever_by_ids(connection: AsyncConnection, tenant: str, ids: Iterable[str]) -> list[Conversation]:
+    """Deleted ones too: for events that were told before that."""
+    query = select(*COLUMNS).select_from(_joined).where(conversations.c.tenant == tenant, conversations.c.id.in_(list(ids)))
+    return [conversation_of(row) for row in await connection.execute(query)]
+
+
 async def page(connection: AsyncConnection, tenant: str, only: Filter, order: KeysetOrder, window: Window) -> Page[Conversation]:
     return await fetch_page(connection, _everything(tenant).where(*_matching(only)), order, window, conversation_of)
 

@@ -39,7 +39,7 @@ from schema.tools import Tool, ToolCall
 from streams.feed import Feed
 from streams.reader import Reader
 from vocabulary.conversations import AgentTool
-from vocabulary.events import DeltaMode, Event, Item
+from vocabulary.events import DeltaMode, Event, Item, ResetReason, StreamReset
 from vocabulary.ids import Noun, noun_of
 from vocabulary.messages import AWAITING, ToolCallBody
 from vocabulary.model_settings import ModelSettings
@@ -141,6 +141,18 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
     async def conversation_by_id(self, conversation_id: str) -> Conversation:
         return found(await self.find_conversation(conversation_id), conversation_id)
 
+    async def agent_of_conversation(self, agent_id: str) -> Agent:
+        """Whose conversation is shown. An event of it may come after the agent was deleted, and is shown whole all the same."""
+        if agent := await self.find_agent(agent_id):
+            return agent
+        return presenters.agent(found(await self.loaders.agents_ever.load(agent_id), agent_id))
+
+    async def conversation_of_run(self, conversation_id: str) -> Conversation:
+        """As with agents: the last events of a run may be those of its conversation's deletion."""
+        if conversation := await self.find_conversation(conversation_id):
+            return conversation
+        return presenters.conversation(found(await self.loaders.conversations_ever.load(conversation_id), conversation_id))
+
     async def fork_origin(self, conversation_id: str) -> Conversation | None:
         return await self.find_conversation(conversation_id)
 
@@ -221,6 +233,8 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
         start = position("after", after) or 0
         most = number("first", 100 if first is None else first, 1, _MAX_EVENTS)
         page = await self._log_page(conversation_id, start, most, deltas or DeltaMode.COALESCED)
+        if start > page.head:
+            page = self._reset_to(conversation_id, page.head)
         positions = [start, *(event.sequence for event in page.events)]
         items = [
             Item(event.sequence, previous, event.occurred_at, event.run_id, event.payload)
@@ -232,6 +246,11 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
             head_sequence=page.head,
             has_more=page.has_more,
         )
+
+    def _reset_to(self, conversation_id: str, head: int) -> events.LogPage:
+        """For who stands beyond the head: going on from there would miss what is yet to be written."""
+        reset = StreamReset(ResetReason.POSITION_AHEAD, head)
+        return events.LogPage((Event(conversation_id, head, self.engine.clock(), None, reset),), head, head)
 
     async def _log_page(self, conversation_id: str, after: int, most: int, mode: DeltaMode) -> events.LogPage:
         """So many items, however many stored events were merged into them."""

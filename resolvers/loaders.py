@@ -89,6 +89,14 @@ class Loaders:
     def runs(self) -> DataLoader[str, Run | None]:
         return self._by_id(runs.by_ids)
 
+    @cached_property
+    def agents_ever(self) -> DataLoader[str, Agent | None]:
+        return self._by_id(agents.ever_by_ids)
+
+    @cached_property
+    def conversations_ever(self) -> DataLoader[str, Conversation | None]:
+        return self._by_id(conversations.ever_by_ids)
+
     # ---- by parent
 
     @cached_property

@@ -8,7 +8,7 @@ from strawberry import UNSET
 from db import agents as agent_rows
 from db import conversations as conversation_rows
 from resolvers import presenters
-from resolvers.arguments import MAX_DESCRIPTION, BadUserInput, optional_text
+from resolvers.arguments import MAX_DESCRIPTION, amount, optional_text
 from resolvers.connections import NEWEST_FIRST, agents_scope, connection_of, conversations_scope, window_of
 from resolvers.context import RequestContext, found
 from schema.agents import Agent, AgentConnection
@@ -37,8 +37,7 @@ class Query:
         info: Info,
         ids: Annotated[list[strawberry.ID], strawberry.argument(description="Their ids, at most as many as a page holds.")],
     ) -> list[Node | None]:
-        if len(ids) > info.context.limits.max_page_size:
-            raise BadUserInput("ids", f"must be at most {info.context.limits.max_page_size}, not {len(ids)}")
+        amount("ids", len(ids), "ids", 0, info.context.limits.max_page_size)
         return await info.context.nodes_by_ids(ids)
 
     @strawberry.field(description="Who is asking.")

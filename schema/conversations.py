@@ -25,7 +25,7 @@ class ConversationRelations(Protocol):
     A noun cannot import those above it, so they are objects here.
     """
 
-    async def agent_by_id(self, agent_id: str) -> object: ...
+    async def agent_of_conversation(self, agent_id: str) -> object: ...
     async def fork_origin(self, conversation_id: str) -> "Conversation | None": ...
     async def isolated_blocks_of(self, conversation: "Conversation") -> list[Block]: ...
     async def messages_of(self, conversation: "Conversation", page: PageArguments, only: MessageFilter | None) -> MessageConnection: ...
@@ -73,7 +73,7 @@ class Conversation(Node):
 
     @strawberry.field(description="The agent that answers.", graphql_type=LazyType[str, str]("Agent", "schema.agents"))
     async def agent(self, info: strawberry.Info[ConversationRelations, None]) -> object:
-        return await info.context.agent_by_id(self.agent_id)
+        return await info.context.agent_of_conversation(self.agent_id)
 
     @strawberry.field(description="Its own copies of the agent's memory blocks, by label; they are shown to the model instead of those.")
     async def isolated_blocks(self, info: strawberry.Info[ConversationRelations, None]) -> list[Block]:

@@ -41,7 +41,7 @@ class Step:
 class RunRelations(Protocol):
     """What a run asks of the context. A noun cannot import those above it, so they are objects here."""
 
-    async def conversation_by_id(self, conversation_id: str) -> object: ...
+    async def conversation_of_run(self, conversation_id: str) -> object: ...
     async def steps_of_run(self, run_id: str) -> list[Step]: ...
     async def messages_of_run(self, run_id: str, page: PageArguments) -> MessageConnection: ...
 
@@ -65,7 +65,7 @@ class Run(Node):
 
     @strawberry.field(description="The conversation it works in.", graphql_type=LazyType[str, str]("Conversation", "schema.conversations"))
     async def conversation(self, info: strawberry.Info[RunRelations, None]) -> object:
-        return await info.context.conversation_by_id(self.conversation_id)
+        return await info.context.conversation_of_run(self.conversation_id)
 
     @strawberry.field(description="Its steps, in order.")
     async def steps(self, info: strawberry.Info[RunRelations, None]) -> list[Step]:

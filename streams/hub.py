@@ -9,9 +9,10 @@ it detaches.
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -23,6 +24,8 @@ from telemetry.metrics import Metrics
 from vocabulary.events import DeltaMode, Event
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 class NoSuchConversation(Exception):
@@ -160,12 +163,27 @@ class Hub:
                 return True
         return False
 
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer, however long the database is away: that delays a stream, where an error would end it for good."""
+        told = False
+        while True:
+            try:
+                return await ask()
+            except DatabaseError as error:
+                if not told:
+                    log.warning("a stream waits for the database", error=str(error))
+                told = True
+            await asyncio.sleep(self._limits.doubt_check_s * random.uniform(0.8, 1.2))
+
     async def head_of(self, conversation_id: str) -> int:
-        async with self._reads, self._database.read() as connection:
-            found = await heads.positions(connection, [conversation_id])
+        found = await self.patiently(lambda: self._positions([conversation_id]))
         if conversation_id not in found:
             raise NoSuchConversation(conversation_id)
         return found[conversation_id]
+
+    async def _positions(self, conversation_ids: Collection[str]) -> dict[str, int]:
+        async with self._reads, self._database.read() as connection:
+            return await heads.positions(connection, conversation_ids)
 
     async def read(self, conversation_id: str, *, after: int, mode: DeltaMode, run_id: str | None = None) -> events.LogPage:
         """One page of the log. All joins and refills of the process share a few places, so that a herd does not stampede the database."""

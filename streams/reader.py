@@ -138,19 +138,25 @@ class _Subscription:
         """Durable events ahead of us, counted on our own run."""
         at_most = self.reader.max_replay + 1
         run_id = None if self.run is None else self.run.id
-        return await self.reader.hub.backlog(self.topic.conversation_id, after=self.position, run_id=run_id, at_most=at_most)
+        hub, conversation_id = self.reader.hub, self.topic.conversation_id
+        return await hub.patiently(lambda: hub.backlog(conversation_id, after=self.position, run_id=run_id, at_most=at_most))
 
     async def _read(self) -> LogPage:
         run_id = None if self.run is None else self.run.id
-        return await self.reader.hub.read(self.topic.conversation_id, after=self.position, mode=self.mode, run_id=run_id)
+        hub, conversation_id = self.reader.hub, self.topic.conversation_id
+        return await hub.patiently(lambda: hub.read(conversation_id, after=self.position, mode=self.mode, run_id=run_id))
 
     async def _is_over(self) -> bool:
         """Whether the event that ended our run lies behind us. Its number decides, not the row's status: what is still to come is shown."""
         if self.run is None:
             return False
-        async with self.reader.database.read() as connection:
-            run = await runs.get(connection, self.run.id)
+        run_id = self.run.id
+        run = await self.reader.hub.patiently(lambda: self._run(run_id))
         return run is not None and run.ended and run.sequence <= self.position
+
+    async def _run(self, run_id: str) -> Run | None:
+        async with self.reader.database.read() as connection:
+            return await runs.get(connection, run_id)
 
     def _wants(self, event: Event) -> bool:
         concerns_us = self.run is None or event.run_id == self.run.id or isinstance(event.payload, StreamReset)

@@ -4,6 +4,7 @@ import re
 from binascii import Error as NotBase64
 from binascii import a2b_base64
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -28,8 +29,8 @@ _MAX_PARAMETERS = 64 << 10
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_LINK = 8192
 _MAX_DATA_URL = 5_000_000
-_DATA_URL = re.compile(r"data:image/[A-Za-z0-9.+-]+;base64")
-_MEDIA_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+")
+_DATA_URL = re.compile(r"data:(image/[A-Za-z0-9.+-]+);base64")
+_MEDIA_TYPE = re.compile(r"image/[A-Za-z0-9.+-]+")
 
 
 def send_request(given: SendMessageInput) -> Send:
@@ -112,21 +113,35 @@ def _part(path: str, given: ContentPartInput) -> ContentPart:
 
 
 def _image(path: str, given: ImageInput) -> ImagePart:
+    """What no provider could read would stay in the conversation, and break each of its later runs."""
     is_data = given.url.startswith("data:")
     if not (is_data or given.url.startswith(("https://", "http://"))):
         raise BadUserInput(f"{path}.url", "must begin with https://, http:// or data:image/")
-    if is_data and len(given.url) <= _MAX_DATA_URL:
-        _check_data(path, given.url)
+    url = text(f"{path}.url", given.url, at_most=_MAX_DATA_URL if is_data else _MAX_LINK)
+    told = _kind_of_data(path, url) if is_data else _checked_link(path, url)
     if given.media_type is not None and not (_MEDIA_TYPE.fullmatch(given.media_type) and len(given.media_type) <= MAX_NAME):
-        raise BadUserInput(f"{path}.mediaType", "must be a media type such as image/png")
-    return ImagePart(text(f"{path}.url", given.url, at_most=_MAX_DATA_URL if is_data else _MAX_LINK), given.media_type)
+        raise BadUserInput(f"{path}.mediaType", "must be that of an image, such as image/png")
+    if told is not None and given.media_type not in (None, told):
+        raise BadUserInput(f"{path}.mediaType", f"contradicts the URL, which says {told}")
+    return ImagePart(url, given.media_type)
 
 
-def _check_data(path: str, url: str) -> None:
-    """What no provider could read would stay in the conversation, and break each of its later runs."""
+def _kind_of_data(path: str, url: str) -> str:
     described, _, data = url.partition(",")
     try:
-        if not (_DATA_URL.fullmatch(described) and a2b_base64(data, strict_mode=True)):
+        told = _DATA_URL.fullmatch(described)
+        if not (told and a2b_base64(data, strict_mode=True)):
             raise BadUserInput(f"{path}.url", "must be data:image/…;base64, and then an image")
     except (NotBase64, ValueError):
         raise BadUserInput(f"{path}.url", "is not in base64") from None
+    return told[1]
+
+
+def _checked_link(path: str, url: str) -> None:
+    """A link says no kind."""
+    try:
+        names_a_host = bool(urlsplit(url).hostname)
+    except ValueError:
+        names_a_host = False
+    if not names_a_host or not url.isprintable() or " " in url:
+        raise BadUserInput(f"{path}.url", "must be a whole URL, with a host and without spaces")

@@ -120,3 +120,13 @@ def test_it_is_a_command(tmp_path: Path) -> None:
     environment = {"DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/parley.db"}
     for command in ("upgrade", "rewound"):
         subprocess.run([sys.executable, "-m", "db", command], cwd=ROOT, env=environment, check=True, timeout=60)
+
+
+async def test_the_commands_need_nothing_but_the_database(database_url: str) -> None:
+    """No bus beside PostgreSQL, either: nobody hears of what they do."""
+    for command in ("upgrade", "rewound"):
+        program = [sys.executable, "-m", "db", command]
+        done = await asyncio.to_thread(
+            subprocess.run, program, cwd=ROOT, env={"DATABASE_URL": database_url}, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")

@@ -241,10 +241,13 @@ async def test_a_position_that_is_none_is_not_followed(client: Client, after: ob
         assert [error["extensions"]["code"] for error in refused.value.errors] == ["BAD_USER_INPUT"]
 
 
-async def test_a_position_beyond_the_head_is_shown_for_what_it_is(client: Client) -> None:
+async def test_who_polls_from_beyond_the_head_is_sent_back_to_it(client: Client) -> None:
     id_ = await client.conversation()
     page = (await client.ask(LOG, id=id_, after=HUGE, deltas="ALL"))["conversation"]["events"]
-    assert (page["events"], page["headSequence"], page["hasMore"]) == ([], 1, False)
+    (item,) = page["events"]
+    assert item["payload"] == {"__typename": "StreamReset", "reason": "POSITION_AHEAD", "headSequence": 1}
+    assert (item["previousSequence"], item["sequence"]) == (HUGE, 1)
+    assert (page["endSequence"], page["headSequence"], page["hasMore"]) == (1, 1, False)
 
 
 async def test_text_that_no_database_holds_is_stored_as_one_that_it_does(client: Client) -> None:

@@ -200,7 +200,18 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         f"{IN_MESSAGE}.content[0].image.url",
     ),
     (lambda: send_request(_send(_message(content=[_image("https://" + "x" * 9000)]))), f"{IN_MESSAGE}.content[0].image.url"),
-    (lambda: send_request(_send(_message(content=[_image("https://x", "png")]))), f"{IN_MESSAGE}.content[0].image.mediaType"),
+    *(
+        (lambda url=url: send_request(_send(_message(content=[_image(url)]))), f"{IN_MESSAGE}.content[0].image.url")
+        for url in ("http://", "https:///a.png", "http://exa mple.org/a", "https://[::1/a", "https://:80/a", "http://example.org/\n")
+    ),
+    *(
+        (lambda kind=kind: send_request(_send(_message(content=[_image("https://x", kind)]))), f"{IN_MESSAGE}.content[0].image.mediaType")
+        for kind in ("png", "", "text/html", "application/pdf", "image/")
+    ),
+    (
+        lambda: send_request(_send(_message(content=[_image("data:image/png;base64,AAAA", "image/jpeg")]))),
+        f"{IN_MESSAGE}.content[0].image.mediaType",
+    ),
     (lambda: send_request(_send(_message(content=[_image("https://x")], role=enums.InputRole.SYSTEM))), f"{IN_MESSAGE}.content"),
     (lambda: send_request(_send(_message(text="a", sender="b", role=enums.InputRole.SYSTEM))), f"{IN_MESSAGE}.sender"),
     (lambda: send_request(_send(_message(text="a", client_message_id=""))), f"{IN_MESSAGE}.clientMessageId"),

@@ -1,11 +1,18 @@
 """Subscriptions on a running engine, on both databases. What a stream holds is tested with the reader; here, what a client sees of it."""
 
+import asyncio
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
+from runs.commands.agents import delete_agent
+from runs.commands.deletion import delete_conversation
+from runs.workers.orphans import erase_orphans
+from streams.hub import HubLimits
+from tests.db.failing import FailingDatabase
 from tests.resolvers.asking import Client
+from tests.rig import TENANT, rig
 from vocabulary.ids import Noun, new_id
 
 FIELDS = """sequence previousSequence runId payload { __typename
@@ -19,6 +26,7 @@ CONVERSATION = f"""subscription S($id: ID!, $after: Int, $deltas: DeltaMode, $ty
     conversationEvents(conversationId: $id, after: $after, deltas: $deltas, types: $types) {{ {FIELDS} }} }}"""
 RUN = f"""subscription S($id: ID!, $after: Int, $deltas: DeltaMode, $types: [MessageType!]) {{
     runEvents(runId: $id, after: $after, deltas: $deltas, types: $types) {{ {FIELDS} }} }}"""
+LIST = "subscription S($id: ID!) { conversationListEvents(agentId: $id) { kind } }"
 
 
 async def _run_of(client: Client, run_id: str, **arguments: object) -> list[dict[str, Any]]:
@@ -114,11 +122,49 @@ async def test_what_an_event_refers_to_is_read_anew_for_each(client: Client) -> 
     assert heads[0] < heads[1]
 
 
+WITH_RELATIONS = """subscription S($id: ID!) { conversationEvents(conversationId: $id, deltas: NONE) { payload { __typename
+    ... on RunChanged { status run { conversation { id agent { name } } } }
+    ... on ConversationChanged { conversation { agent { name } } } } } }"""
+
+
+@pytest.mark.parametrize("with_its_agent", [False, True])
+async def test_the_last_events_of_a_deleted_conversation_are_shown_whole(with_its_agent: bool, client: Client) -> None:
+    rig, conversation = client.rig, await client.rig.conversation()
+    told: list[dict[str, Any]] = []
+    async with aclosing(client.follow(WITH_RELATIONS, id=conversation.id)) as followed:
+        assert (await anext(followed))["payload"]["__typename"] == "CaughtUp"
+        await rig.say(conversation.id, "hello")
+        if with_its_agent:
+            await delete_agent(rig.engine, TENANT, conversation.agent_id)
+            await erase_orphans(rig.engine)
+        else:
+            await delete_conversation(rig.engine, TENANT, conversation.id)
+        told = [event["payload"] async for event in followed]
+    runs = [payload["run"]["conversation"] for payload in told if payload["__typename"] == "RunChanged"]
+    assert runs
+    assert {shown["id"] for shown in runs} == {conversation.id}
+    assert told[-1]["__typename"] == "StreamReset"
+
+
 async def test_a_position_beyond_the_head_resets_the_stream(client: Client) -> None:
     conversation = await client.rig.conversation()
     events = await _replay_of(client, conversation.id, after=99)
     assert _names(events) == ["StreamReset", "CaughtUp"]
     assert events[0]["payload"] == {"__typename": "StreamReset", "reason": "POSITION_AHEAD", "headSequence": 1}
+
+
+async def test_a_database_that_is_away_delays_a_stream_and_does_not_refuse_it(database_url: str) -> None:
+    database = FailingDatabase.open(database_url)
+    assert isinstance(database, FailingDatabase)
+    async with rig(database, hub_limits=HubLimits(doubt_check_s=0.01)) as here:
+        client, conversation = Client(here), await here.conversation()
+        run = await here.ended((await here.say(conversation.id, "hello")).run)
+        for document, id_ in ((CONVERSATION, conversation.id), (RUN, run.id), (LIST, conversation.agent_id)):
+            database.recovered, database.failures = asyncio.Event(), 3
+            async with aclosing(client.follow(document, id=id_)) as followed:
+                assert await anext(followed)
+            assert database.recovered.is_set()
+    await database.close()
 
 
 @pytest.mark.parametrize(("document", "noun"), [(CONVERSATION, Noun.CONVERSATION), (RUN, Noun.RUN)])

@@ -2,20 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import pytest
 
-from db.engine import Connection, Database
+from db.engine import Database
 from streams.bus import Announcement, Listener, MemoryBus
 from streams.hub import HubLimits
+from tests.db.failing import FailingDatabase
 from tests.db.statements import statements
 from tests.rig import collect
 from tests.streams.buses import HeldBus
 from tests.streams.client import Client
 from tests.streams.telling import Teller
 from tests.streams.watching import DEADLINE_S, Audience, Process, Watcher, audience, process
-from vocabulary.events import DeltaMode, MessageCompleted
+from vocabulary.events import CaughtUp, DeltaMode, MessageCompleted
 
 
 class CountingBus(MemoryBus):
@@ -248,23 +249,6 @@ async def test_what_nobody_follows_is_not_checked(database: Database) -> None:
 # ---- a database that is away
 
 
-class FailingDatabase(Database):
-    """Its reads fail so many times; `recovered` is set when they have."""
-
-    failures: int = 0
-    recovered: asyncio.Event
-
-    @asynccontextmanager
-    async def read(self) -> AsyncGenerator[Connection]:
-        if self.failures:
-            self.failures -= 1
-            if not self.failures:
-                self.recovered.set()
-            raise ConnectionRefusedError
-        async with super().read() as connection:
-            yield connection
-
-
 @pytest.fixture
 async def failing(database_url: str) -> AsyncGenerator[FailingDatabase]:
     database = FailingDatabase.open(database_url)
@@ -302,19 +286,27 @@ async def test_the_head_check_goes_on_when_the_database_was_away(failing: Failin
             assert failing.recovered.is_set()
 
 
-async def test_a_join_that_failed_leaves_the_topic_joinable(failing: FailingDatabase) -> None:
-    async with process(failing) as here:
+async def test_a_join_waits_for_a_database_that_is_away(failing: FailingDatabase) -> None:
+    async with process(failing, limits=HubLimits(doubt_check_s=0.01)) as here:
         teller = await here.teller()
         await teller.say("hello")
-        for failures in (1, 1, 0):
+        for failures in (1, 2, 3, 7):
             failing.failures = failures
-            follow = here.reader.follow(teller.conversation_id, after=0, mode=DeltaMode.ALL)
-            if failures:
-                with pytest.raises(ConnectionRefusedError):
-                    await anext(follow)
-            else:
-                assert (await anext(follow)).sequence == 1
-                await follow.aclose()
+            async with aclosing(here.reader.follow(teller.conversation_id, after=0, mode=DeltaMode.ALL)) as follow:
+                assert [(await anext(follow)).sequence for _ in range(2)] == [1, 1]
+            assert not failing.failures
+
+
+async def test_who_fell_off_the_tail_waits_for_a_database_that_is_away(failing: FailingDatabase) -> None:
+    async with process(failing, limits=HubLimits(tail_events=2, doubt_check_s=0.01)) as here:
+        teller = await here.teller()
+        async with aclosing(here.reader.follow(teller.conversation_id, after=0, mode=DeltaMode.ALL)) as slow:
+            assert isinstance((await anext(slow)).payload, CaughtUp)
+            for text in "abcde":
+                await teller.say(text)
+            failing.failures = 3
+            assert [(await anext(slow)).sequence for _ in range(5)] == [1, 2, 3, 4, 5]
+            assert not failing.failures
 
 
 # ---- a bus that cannot tell everything, or nothing
