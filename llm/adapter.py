@@ -58,14 +58,13 @@ class AdaptedModel:
                     for event in incoming.feed(piece):
                         patience.spoken = True
                         yield event
+            for event in _ending(answer, incoming):
+                yield event
         except Exception as failure:
             # As broad as this because what a provider sends can make its library raise anything, and here it becomes data.
             if not isinstance(failure, AgentRunError | TimeoutError):
                 log.warning("a provider's answer broke its library", model=self._handle, exc_info=True)
             yield failed(failure, _usage(answer))
-            return
-        for event in _ending(answer, incoming):
-            yield event
 
     def _call(self, request: ModelRequest) -> AbstractAsyncContextManager[StreamedResponse]:
         return model_request_stream(

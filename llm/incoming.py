@@ -5,11 +5,11 @@ own end events say, because a signature may come after them. Tool calls grow sid
 A part without anything in it is not shown.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from pydantic_ai.messages import (
     ModelResponsePart,
     ModelResponseStreamEvent,
@@ -35,10 +35,12 @@ from llm.model import (
     ToolCallEnded,
     ToolCallStarted,
 )
-from vocabulary.messages import HiddenReasoningBody, HiddenReasoningState, ReasoningBody
-from vocabulary.text import Joiner, storable, storable_json
+from vocabulary.messages import HiddenReasoningBody, HiddenReasoningState, PlainBody, ReasoningBody
+from vocabulary.text import Joiner, is_too_deep, storable, storable_json
 
 REDACTED = frozenset({"redacted_thinking", "redacted_content"})
+SIGNATURE = "thought_signature"
+"""What pydantic-ai calls the signature of a text or a call among the details of its part. Only Gemini signs those."""
 
 
 class Incoming:
@@ -55,6 +57,7 @@ class Incoming:
                 yield from self._start(place, part)
             case PartDeltaEvent(index=place, delta=TextPartDelta() as delta):
                 yield from self._grow(place, _Text, delta.content_delta)
+                self._sign(place, delta)
             case PartDeltaEvent(index=place, delta=ThinkingPartDelta() as delta):
                 yield from self._grow(place, _Reasoning, delta.content_delta or "")
                 self._learn(place, delta)
@@ -79,6 +82,7 @@ class Incoming:
         match part:
             case TextPart():
                 yield from self._begin(_Text(), place)
+                self._sign(place, part)
                 yield from self._pushed(part.content)
             case ThinkingPart():
                 yield from self._start_reasoning(place, part)
@@ -99,7 +103,7 @@ class Incoming:
 
     def _start_tool_call(self, place: int, part: ToolCallPart) -> Iterator[ModelEvent]:
         yield from self._end_current()
-        if signature := (part.provider_details or {}).get("thought_signature"):
+        if signature := (part.provider_details or {}).get(SIGNATURE):
             # Gemini signs the call itself and wants the signature back; pydantic-ai moves it from reasoning to what comes after it.
             yield self._hidden(
                 HiddenReasoningBody(state=HiddenReasoningState.OMITTED, signature=signature, provider_name=part.provider_name)
@@ -124,6 +128,12 @@ class Incoming:
         part = self._parts.get(place)
         if isinstance(part, _Reasoning) and (delta.signature_delta or delta.provider_details):
             part.part = replace(delta, content_delta=None).apply(part.part)
+
+    def _sign(self, place: int, given: TextPart | TextPartDelta) -> None:
+        """The signature of a text comes with its last piece, which may be empty."""
+        part, signature = self._parts.get(place), (given.provider_details or {}).get(SIGNATURE)
+        if isinstance(part, _Text) and signature:
+            part.body = PlainBody(signature=storable(signature), provider_name=given.provider_name)
 
     def _begin(self, part: "_Text | _Reasoning", place: int | None = None) -> Iterator[ModelEvent]:
         yield from self._end_current()
@@ -153,8 +163,8 @@ class Incoming:
             yield from self._shown(current, rest)
         self._current = None
         match current:
-            case _Text(index=int(index)):
-                yield TextEnded(index)
+            case _Text(index=int(index), body=body):
+                yield TextEnded(index, body)
             case _Reasoning(index=int(index)):
                 yield ReasoningEnded(index, current.body())
             case _Reasoning() if current.part.signature:
@@ -174,6 +184,7 @@ class _Text:
     def __init__(self) -> None:
         self.index: int | None = None
         self.joiner = Joiner()
+        self.body = PlainBody()
 
 
 class _Reasoning:
@@ -222,7 +233,9 @@ class _ToolCall:
         if rest := self._joiner.flush():
             yield self._delta(rest)
         if not self._streamed:
-            yield self._delta(orjson.dumps(storable_json(self._object)).decode())
+            # What is nested too deeply is never run, but shown; orjson does not write it.
+            arguments = self._object if is_too_deep(self._object) else storable_json(self._object)
+            yield self._delta(storable(json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))))
         yield ToolCallEnded(self.index)
 
     def _delta(self, text: str) -> Delta:

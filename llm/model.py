@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vocabulary.messages import ContentPart, HiddenReasoningBody, ReasoningBody, ToolReturnStatus
+from vocabulary.messages import ContentPart, HiddenReasoningBody, PlainBody, ReasoningBody, ToolReturnStatus
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import RunError, StopReason, Usage
 
@@ -31,6 +31,7 @@ class SystemTurn:
 @dataclass(frozen=True, slots=True)
 class AssistantTurn:
     text: str
+    body: PlainBody = field(default_factory=PlainBody)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Delta:
 @dataclass(frozen=True, slots=True)
 class TextEnded:
     index: int
+    body: PlainBody = field(default_factory=PlainBody)
 
 
 @dataclass(frozen=True, slots=True)

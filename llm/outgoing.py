@@ -36,6 +36,7 @@ from pydantic_ai.tools import ToolDefinition as ProviderTool
 
 from llm.endpoints import Protocol
 from llm.images import MISSING
+from llm.incoming import SIGNATURE
 from llm.model import (
     AssistantTurn,
     CalledTool,
@@ -49,10 +50,13 @@ from llm.model import (
     Turn,
     UserTurn,
 )
-from vocabulary.messages import ContentPart, HiddenReasoningBody, ReasoningBody, TextPart, ToolReturnStatus
+from vocabulary.messages import ContentPart, HiddenReasoningBody, PlainBody, ReasoningBody, TextPart, ToolReturnStatus
 from vocabulary.model_settings import ModelSettings, ReasoningEffort
 
 LONGEST_NAME = 64
+
+_LAST_USAGE_COUNTS: dict[str, Any] = {"openai_continuous_usage_stats": True, "extra_body": {"stream_options": {"include_usage": True}}}
+"""Some servers tell with each piece what the answer took so far, which must not be added up. It is not asked for: others refuse that."""
 
 # ---- history
 
@@ -180,7 +184,7 @@ def _response(turns: Sequence[Turn], model: ProviderModel) -> ModelResponse:
     for turn in turns:
         match turn:
             case AssistantTurn():
-                parts.append(ProviderText(turn.text))
+                parts.append(_text(turn.text, turn.body, model.system))
             case ReasoningTurn():
                 parts.append(_thinking(turn.text, turn.body))
             case ToolCallTurn():
@@ -190,6 +194,12 @@ def _response(turns: Sequence[Turn], model: ProviderModel) -> ModelResponse:
             case _:
                 assert_never(turn)
     return ModelResponse(parts=parts, provider_name=model.system, canonical_system=model.canonical_system)
+
+
+def _text(text: str, body: PlainBody, provider: str) -> ProviderText:
+    if body.signature is None or body.provider_name != provider:
+        return ProviderText(text)
+    return ProviderText(text, provider_name=body.provider_name, provider_details={SIGNATURE: body.signature})
 
 
 def _thinking(text: str, body: ReasoningBody | HiddenReasoningBody) -> ThinkingPart:
@@ -233,6 +243,7 @@ def settings(request: ModelRequest, model: ProviderModel, protocol: Protocol) ->
         "parallel_tool_calls": given.parallel_tool_calls if request.tools else None,
         "cache": True,
         **_reasoning(given, model, protocol),
+        **(_LAST_USAGE_COUNTS if protocol is Protocol.CHAT_COMPLETIONS else {}),
     }
     known = {name: value for name, value in chosen.items() if value is not None and name not in model.unsupported_settings}
     return cast(ProviderSettings, known)

@@ -24,8 +24,8 @@ from resolvers.connections import (
     window_of,
 )
 from resolvers.loaders import ConversationsAsked, Loaders, MessagesAsked, Of, RunsAsked
-from runs.compaction.sizes import measured
 from runs.engine import Engine
+from runs.sizes import measured
 from schema.agents import Agent, AgentRelations
 from schema.blocks import Block
 from schema.connections import PageArguments

@@ -15,6 +15,7 @@ from runs import state
 from runs.engine import Engine
 from runs.heads import announce_conversation
 from runs.measured import note_end
+from runs.sizes import roughly
 from runs.tools.registry import error_return
 from runs.writing.records import calls_of, change_calls, write_message, write_returns
 from streams.log import Transaction
@@ -32,7 +33,6 @@ from vocabulary.messages import (
 )
 from vocabulary.runs import Run, RunError, RunStatus, Step, StopReason, Usage
 
-_CHARACTERS_PER_TOKEN = 4  # of English prose, in every common vocabulary
 _NEVER_RUN = "The tool was not run."
 _OUTCOME_UNKNOWN = "The tool was started, but its outcome is unknown."
 
@@ -118,8 +118,14 @@ async def _account(transaction: Transaction, run: Run, ending: Ending, written: 
     if not steps or steps[-1].completed_at is not None:
         return ending.usage or Usage()
     step = steps[-1]
-    is_known = ending.usage is not None or step.usage.requests > 0  # a call that was over is on the run's account already
-    usage = (ending.usage or Usage()) if is_known else await _estimated(transaction, step, written)
+    if step.usage.requests > 0:  # a call that was over is on the run's account already
+        usage = ending.usage or Usage()
+    elif ending.usage is None:
+        usage = Usage(requests=1) + await _estimated(transaction, step, written)
+    elif ending.usage.is_unreported and any(message.step_id == step.id and _length(message) for message in written):
+        usage = ending.usage + await _estimated(transaction, step, written)
+    else:
+        usage = ending.usage
     await runs.save_steps(transaction.connection, [replace(step, usage=step.usage + usage, stop_reason=ending.stop_reason)])
     return usage
 
@@ -128,16 +134,12 @@ async def _estimated(transaction: Transaction, step: Step, written: Sequence[Mes
     """From what the log holds: a provider bills what it was shown and what it had said, but tells so only at the end."""
     shown = await messages.context_characters(transaction.connection, step.conversation_id, before_step=step.id)
     said = sum(_length(message) for message in written if message.step_id == step.id)
-    return Usage(input_tokens=_tokens(shown), output_tokens=_tokens(said), requests=1, estimated=True)
+    return Usage(input_tokens=roughly(shown), output_tokens=roughly(said), estimated=True)
 
 
 def _length(message: Message) -> int:
     calls = message.body.tool_calls if isinstance(message.body, ToolCallBody) else ()
     return len(message.text) + sum(len(call.name) + len(call.arguments_text) for call in calls)
-
-
-def _tokens(characters: int) -> int:
-    return -(-characters // _CHARACTERS_PER_TOKEN)
 
 
 async def _take_out_of_line(transaction: Transaction, head: Head, written: Sequence[Message]) -> None:

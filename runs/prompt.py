@@ -9,6 +9,7 @@ from vocabulary.messages import (
     HiddenReasoningBody,
     Message,
     MessageType,
+    PlainBody,
     ReasoningBody,
     TextPart,
     ToolCall,
@@ -95,8 +96,8 @@ def _turn(message: Message, call_ids: Mapping[str, str]) -> Turn | None:
             return SystemTurn(message.text)
         case MessageType.SUMMARY, _:
             return UserTurn((TextPart(f"{_SUMMARY_FOLLOWS}\n\n{message.text}"),))
-        case MessageType.ASSISTANT, _:
-            return AssistantTurn(message.text) if message.text else None
+        case MessageType.ASSISTANT, PlainBody() as body:
+            return AssistantTurn(message.text, body) if message.text else None
         case _, (ReasoningBody() | HiddenReasoningBody()) as body:
             return ReasoningTurn(message.text, body)
         case MessageType.TOOL_CALL, ToolCallBody(tool_calls=calls):

@@ -19,7 +19,9 @@ class Tool:
 class ToolCall:
     id: strawberry.ID = strawberry.field(description="Globally unique and opaque.")
     name: str = strawberry.field(description="The tool's name.")
-    arguments: JSON | None = strawberry.field(description="The arguments; null until they are complete, or when they are not valid JSON.")
+    arguments: JSON | None = strawberry.field(
+        description="The arguments; null until they are complete, or when they are not valid JSON, or nested too deeply."
+    )
     arguments_text: str = strawberry.field(description="The arguments as the model wrote them so far.")
     state: ToolCallState = strawberry.field(description="How far the call has come.")
     source: ToolSource = strawberry.field(description="Where the tool comes from.")

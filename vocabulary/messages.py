@@ -8,10 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-import orjson
-
 from vocabulary.compaction import CompactionStats
 from vocabulary.runs import RunError
+from vocabulary.text import parsed
 
 
 class MessageType(StrEnum):
@@ -115,12 +114,12 @@ class ToolCall:
 
     @property
     def arguments(self) -> Any:
-        """The arguments as JSON; None while they stream, or when they are not valid JSON."""
+        """The arguments as JSON; None while they stream, or when they are not valid JSON, or nested too deeply to be told to anybody."""
         if self.state is ToolCallState.STREAMING:
             return None
         try:
-            return orjson.loads(self.arguments_text)
-        except orjson.JSONDecodeError:
+            return parsed(self.arguments_text)
+        except ValueError:
             return None
 
 
@@ -133,7 +132,10 @@ class ApprovalDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainBody:
-    """ASSISTANT, and every other kind whose text says all."""
+    """ASSISTANT. `signature`: of the text, from a provider that signs that, too; it goes back to it, unread."""
+
+    signature: str | None = None
+    provider_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,6 +92,11 @@ class Usage:
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    @property
+    def is_unreported(self) -> bool:
+        """Nobody has told, or even estimated, what the calls took."""
+        return self.estimated and not self.total_tokens
+
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
             input_tokens=self.input_tokens + other.input_tokens,

@@ -6,7 +6,13 @@ through a `Joiner`, because a provider may cut between the two halves of one cha
 
 import re
 import unicodedata
-from typing import Any
+from collections.abc import Collection
+from typing import Any, cast
+
+import orjson
+
+DEEPEST_JSON = 64
+"""Levels of objects and lists in somebody else's JSON: deeper ones are read by some libraries and refused by others."""
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -31,6 +37,21 @@ def storable_json(value: Any) -> Any:
             return [storable_json(inner) for inner in value]  # pyright: ignore[reportUnknownVariableType]
         case _:
             return value
+
+
+def parsed(text: str) -> Any:
+    """The JSON value that a model has written. Raises ValueError, which says what is wrong with it."""
+    value = orjson.loads(text)
+    if is_too_deep(value):
+        raise ValueError(f"nested deeper than {DEEPEST_JSON} levels")
+    return value
+
+
+def is_too_deep(value: object, levels: int = DEEPEST_JSON) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inside = cast("Collection[object]", value.values() if isinstance(value, dict) else value)
+    return levels == 0 or any(is_too_deep(inner, levels - 1) for inner in inside)
 
 
 def folded(text: str) -> str:

@@ -18,7 +18,7 @@ from schema.inputs.sending import ClientToolInput, ContentPartInput, ImageInput,
 from vocabulary.ids import Noun
 from vocabulary.messages import ContentPart, ImagePart, InputRole, TextPart
 from vocabulary.runs import BusyPolicy, ClientTool
-from vocabulary.text import storable_json
+from vocabulary.text import DEEPEST_JSON, is_too_deep, storable_json
 
 MAX_MESSAGES = 100
 MAX_STEPS = 1000
@@ -67,6 +67,8 @@ def _client_tools(given: Sequence[ClientToolInput]) -> tuple[ClientTool, ...]:
 def _client_tool(path: str, given: ClientToolInput) -> ClientTool:
     if not _TOOL_NAME.fullmatch(given.name):
         raise BadUserInput(f"{path}.name", "must be 1 to 64 letters, digits or any of _ -")
+    if is_too_deep(given.parameters):
+        raise BadUserInput(f"{path}.parameters", f"must not be nested deeper than {DEEPEST_JSON} levels")
     parameters = storable_json(given.parameters)
     amount(f"{path}.parameters", len(orjson.dumps(parameters)), "bytes", 0, _MAX_PARAMETERS)
     if (why := flaw(parameters)) is not None:

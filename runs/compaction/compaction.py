@@ -18,10 +18,10 @@ from runs import state
 from runs.calling import ask
 from runs.close import Ending
 from runs.compaction.cuts import SLIDING, Cut, Room, choose
-from runs.compaction.sizes import Sizes, measured, size
 from runs.compaction.summariser import SELF, Assignment, requests
 from runs.compaction.summary import Summary
 from runs.engine import Engine
+from runs.sizes import Sizes, measured, size
 from runs.tools.toolbox import toolbox
 from runs.writing.compiled import prompts
 from runs.writing.pen import Pen

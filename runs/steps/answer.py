@@ -97,9 +97,7 @@ class Answer:
                 self._open_call(event)
             case Delta(index, text):
                 self._grow(self._parts[index], text)
-            case TextEnded(index):
-                self._close(self._parts[index], PlainBody())
-            case ReasoningEnded(index, body):
+            case TextEnded(index, body) | ReasoningEnded(index, body):
                 self._close(self._parts[index], body)
             case HiddenReasoning(_, body):
                 self._whole(MessageType.HIDDEN_REASONING, body)

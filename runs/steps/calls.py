@@ -53,7 +53,7 @@ class Calls:
         tool = self._tools.get(call.name)
         if tool is None or (approved and tool.server is None):
             self._settle(call, error_return(call, f"There is no tool named {call.name!r}."))
-        elif (why := complaint(tool.parameters, call.arguments)) is not None:
+        elif (why := complaint(tool.parameters, call.arguments_text)) is not None:
             self._settle(call, error_return(call, why))
         elif approved or not (tool.requires_approval or tool.server is None):
             return True

@@ -24,6 +24,7 @@ from runs.compaction.compaction import (
 )
 from runs.engine import Engine
 from runs.prompt import turns
+from runs.sizes import unreported
 from runs.steps.answer import Answer
 from runs.steps.calls import Calls
 from runs.tools.toolbox import Toolbox, toolbox
@@ -102,6 +103,8 @@ class Loop:
         spent += said.end.usage
         if isinstance(said.end, Failed):
             return await self._make_room(step, said, said.end, spent)
+        if said.end.usage.is_unreported:
+            spent += unreported(self.context, said.messages)
         self.context += said.messages
         self.overflows = 0
         step, request = self._add_up(step, spent), None

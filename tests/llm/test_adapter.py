@@ -1,6 +1,7 @@
 """One call against a real HTTP server that speaks chat-completions: what comes in, every way it can fail, and hanging up."""
 
 import asyncio
+import json
 import socket
 from contextlib import aclosing
 from typing import Any
@@ -67,6 +68,18 @@ async def test_arguments_that_are_not_json_are_handed_on(provider: Provider, loc
 async def test_usage_is_what_the_last_chunk_says(local: Model) -> None:
     usage = (await answer(local, request("hi"))).finished.usage
     assert usage == Usage(input_tokens=11, output_tokens=7, cached_input_tokens=5, reasoning_tokens=3, requests=1)
+
+
+async def test_usage_so_far_that_comes_with_each_piece_is_not_added_up(provider: Provider, local: Model) -> None:
+    def piece(delta: dict[str, str], finish: str | None, written: int) -> str:
+        choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
+        usage = {"prompt_tokens": 10, "completion_tokens": written, "total_tokens": 10 + written}
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices, "usage": usage}
+        return f"data: {json.dumps(chunk)}"
+
+    provider.script(Events(of=[piece({"content": "a"}, None, 1), piece({"content": "b"}, None, 2), piece({}, "stop", 2), "data: [DONE]"]))
+    assert (await answer(local, request("hi"))).finished.usage == Usage(input_tokens=10, output_tokens=2, requests=1)
+    assert provider.requests[-1].body["stream_options"] == {"include_usage": True}
 
 
 async def test_what_usage_leaves_out_is_none(provider: Provider, local: Model) -> None:

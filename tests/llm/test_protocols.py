@@ -140,7 +140,7 @@ OPENAI = _typed(
 # ---- Google: chunks of parts; a call comes whole, with the signature of the thoughts that led to it
 
 
-def _google(*parts: dict[str, Any], **fields: Any) -> str:
+def google(*parts: dict[str, Any], **fields: Any) -> str:
     usage = {"promptTokenCount": 15, "candidatesTokenCount": 16, "thoughtsTokenCount": 4, "totalTokenCount": 35}
     candidate = {"content": {"role": "model", "parts": parts}, "index": 0, **fields}
     chunk = {"candidates": [candidate], "responseId": "r1", "modelVersion": "gemini-3.8-flash", "usageMetadata": usage}
@@ -150,10 +150,10 @@ def _google(*parts: dict[str, Any], **fields: Any) -> str:
 SIGNATURE = b64encode(b"signed").decode()
 
 GOOGLE = [
-    _google({"text": "Let me see.", "thought": True}),
-    _google({"text": "Look"}),
-    _google({"text": "ing."}),
-    _google({"functionCall": {"id": "g1", "name": "clock", "args": {"zone": "UTC"}}, "thoughtSignature": SIGNATURE}, finishReason="STOP"),
+    google({"text": "Let me see.", "thought": True}),
+    google({"text": "Look"}),
+    google({"text": "ing."}),
+    google({"functionCall": {"id": "g1", "name": "clock", "args": {"zone": "UTC"}}, "thoughtSignature": SIGNATURE}, finishReason="STOP"),
 ]
 
 PROTOCOLS = {"anthropic/claude-haiku-5-5": ANTHROPIC, "openai/gpt-5-mini": OPENAI, "google/gemini-3.8-flash": GOOGLE}
@@ -333,3 +333,20 @@ async def test_an_overload_told_inside_the_stream_is_an_overload(provider: Provi
     answered = await asked(provider, registry, "anthropic/claude-haiku-5-5", Events(of=[*ANTHROPIC[:4], *overloaded]))
     assert answered.reasoning[0].text == "Let me see."
     assert answered.failed.error.type is RunErrorType.LLM_OVERLOADED
+
+
+def _deep(levels: int) -> Events:
+    call = google(
+        {"functionCall": {"id": "g1", "name": "clock", "args": {"zone": "deep"}}, "thoughtSignature": "c2ln"}, finishReason="STOP"
+    )
+    return Events(of=[call.replace('"deep"', "[" * levels + "]" * levels)])
+
+
+async def test_arguments_come_however_deep_they_are_nested(provider: Provider, registry: ModelRegistry) -> None:
+    answered = await asked(provider, registry, "google/gemini-3.8-flash", _deep(400))
+    assert answered.calls == [("clock", '{"zone":' + "[" * 400 + "]" * 400 + "}")]
+
+
+async def test_an_answer_too_deep_for_the_library_cannot_be_read(provider: Provider, registry: ModelRegistry) -> None:
+    failed = (await asked(provider, registry, "google/gemini-3.8-flash", _deep(3000))).failed
+    assert (failed.error.type, failed.transient) == (RunErrorType.LLM_EMPTY_RESPONSE, False)

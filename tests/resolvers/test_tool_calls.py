@@ -1,6 +1,7 @@
 """Client tools and approvals through the API, on both databases, with the model that needs no key."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -180,16 +181,32 @@ async def test_what_does_not_answer_is_refused_and_changes_nothing(client: Clien
         ([{**CAMERA, "parameters": 1}], "input.clientTools[0].parameters"),
         ([{**CAMERA, "parameters": {}}], "input.clientTools[0].parameters"),
         ([{**CAMERA, "parameters": {"type": "object", "properties": {"a": {"type": "nonsense"}}}}], "input.clientTools[0].parameters"),
+        ([CAMERA, {**CAMERA, "name": "b", "parameters": {"type": "object", "$ref": "#"}}], "input.clientTools[1].parameters"),
+        ([{**CAMERA, "parameters": {"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}}}], "input.clientTools[0].parameters"),
+        ([{**CAMERA, "parameters": {"type": "object", "default": json.loads("[" * 900 + "]" * 900)}}], "input.clientTools[0].parameters"),
         ([{**CAMERA, "parameters": {"type": "object", "title": "x" * 70_000}}], "input.clientTools[0].parameters"),
         ([{**CAMERA, "name": f"t{n}"} for n in range(101)], "input.clientTools"),
     ],
-    ids=["space", "empty", "twice", "long", "number", "no object", "no schema", "large", "many"],
+    ids=["space", "empty", "twice", "long", "number", "no object", "no schema", "endless", "dangling", "deep", "large", "many"],
 )
 async def test_tools_that_nobody_could_call_are_refused(client: Client, tools: list[dict[str, Any]], argument: str) -> None:
     id_ = await _conversation(client)
     given = {"conversationId": id_, "messages": [{"text": "hello"}], "clientTools": tools}
     assert await client.refused(SEND, input=given) == {"code": "BAD_USER_INPUT", "argument": argument}
     assert (await client.ask(STATE, id=id_))["conversation"]["runs"]["totalCount"] == 0
+
+
+async def test_arguments_too_deep_for_any_answer_are_shown_as_text_alone(client: Client) -> None:
+    id_ = await _conversation(client)
+    arguments = '{"query": ' + "[" * 300 + "]" * 300 + "}"
+    given = {"conversationId": id_, "messages": [{"text": f"/tool conversation_search {arguments}"}], "waitSeconds": 30}
+    await client.ask(SEND, input=given)
+    document = """query Q($id: ID!) { conversation(id: $id) { messages(filter: { types: [TOOL_CALL, TOOL_RETURN] }) {
+        nodes { ... on ToolCallMessage { toolCalls { arguments argumentsText state } }
+            ... on ToolReturnMessage { toolReturns { output } } } } } }"""
+    called, returned = (await client.ask(document, id=id_))["conversation"]["messages"]["nodes"]
+    assert called["toolCalls"] == [{"arguments": None, "argumentsText": arguments, "state": "FAILED"}]
+    assert returned["toolReturns"] == [{"output": "The arguments cannot be read as JSON: nested deeper than 64 levels."}]
 
 
 async def test_pending_calls_of_many_conversations_cost_one_statement(client: Client) -> None:

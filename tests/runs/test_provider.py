@@ -59,6 +59,15 @@ async def test_usage_is_stored_for_each_step_and_added_up_for_the_run(remote: Ri
     ]
 
 
+async def test_usage_that_a_provider_does_not_tell_is_estimated(remote: Rig, provider: Provider) -> None:
+    """A token per four characters: of 21 that were shown, and 16 that were said."""
+    provider.script(Answer(text="Noon, more or le", usage=None))
+    conversation = await remote.conversation(model="local/m")
+    run = await remote.ended((await remote.say(conversation.id, "What time is")).run)
+    assert run.usage == Usage(input_tokens=6, output_tokens=4, requests=1, estimated=True)
+    assert [step.usage for step in await steps(remote, run.id)] == [run.usage]
+
+
 async def test_a_second_call_is_shown_the_first_with_its_return(remote: Rig, provider: Provider) -> None:
     provider.script(Answer(reasoning="Hm.", tool_calls=[CLOCK]), Answer(text="Noon."))
     conversation = await remote.conversation(model="local/m", tools=["current_time"])
@@ -89,13 +98,20 @@ async def test_text_that_no_database_would_take_is_mended_on_the_way_in(remote: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """`answers`: up to the one that fails. `text`: what it had said by then. `kinds`: all that the run leaves in history."""
+    """`answers`: up to the one that fails. `text`: what it had said by then. `kinds`: all that the run leaves in history. `usage`: as
+    reported; tokens are estimated on top of it when something was said.
+    """
 
     answers: Sequence[Answer]
     error: RunErrorType
     kinds: Sequence[MessageType] = ()
     text: str = ""
     usage: Usage = ESTIMATED
+
+    @property
+    def was_heard(self) -> bool:
+        last = self.answers[-1]
+        return (last.cut_after or last.stall_after or 0) > 1
 
 
 CUT = "Half of what I wanted to say"
@@ -164,7 +180,11 @@ async def test_a_failure_keeps_what_was_said_and_the_talk_goes_on(remote: Rig, p
     conversation = await remote.conversation(model="local/m", tools=["current_time"])
     run = await remote.ended((await remote.say(conversation.id, "The question")).run)
     assert run.error is not None
-    assert (run.status, run.error.type, run.usage) == (RunStatus.FAILED, failure.error, failure.usage)
+    assert (run.status, run.error.type) == (RunStatus.FAILED, failure.error)
+    assert (run.usage.requests, run.usage.estimated) == (failure.usage.requests, failure.usage.estimated)
+    assert (run.usage.input_tokens > failure.usage.input_tokens) is failure.was_heard
+    assert (run.usage.output_tokens > failure.usage.output_tokens) is failure.was_heard
+    assert sum((step.usage for step in await steps(remote, run.id)), Usage()) == run.usage
     assert statuses(await checked(remote, conversation.id), run.id)[-1] is RunStatus.FAILED
     _, user, *left, told = await remote.history(conversation.id)
     assert (user.text, user.status, user.in_context) == ("The question", MessageStatus.COMPLETED, True)

@@ -9,7 +9,7 @@ from db.engine import Database
 from llm.backoff import RetryLimits
 from llm.registry import ModelRegistry
 from tests.llm.formats import check
-from tests.llm.test_protocols import PROTOCOLS, SIGNATURE
+from tests.llm.test_protocols import PROTOCOLS, SIGNATURE, google
 from tests.provider import Events, Provider
 from tests.rig import Rig, rig
 from tests.runs.logs import checked
@@ -91,3 +91,19 @@ async def test_after_a_call_that_broke_off_anywhere_the_next_request_is_well_for
             await _said(parley, conversation.id, max_steps=1)
             check(handle, provider.requests[-1].body)
         assert SIGNED[handle][0] in json.dumps(provider.requests[-1].body)
+
+
+async def test_a_text_that_is_signed_at_its_end_goes_back_with_its_signature_and_to_nobody_else(
+    database: Database, provider: Provider
+) -> None:
+    said = [google({"text": "It is "}), google({"text": "noon."}), google({"text": "", "thoughtSignature": SIGNATURE}, finishReason="STOP")]
+    provider.script(Events(of=said), Events(of=said))
+    async with rig(database, models=_remote(provider)) as parley:
+        conversation = await parley.conversation(model="google/gemini-3.8-flash")
+        await _said(parley, conversation.id, max_steps=1)
+        await _said(parley, conversation.id, max_steps=1)
+        _, answer, _ = provider.requests[-1].body["contents"]
+        assert answer["parts"] == [{"text": "It is noon.", "thoughtSignature": SIGNATURE}]
+        await parley.ended((await parley.say(conversation.id, "And here?", override_model="anthropic/claude-haiku-5-5")).run)
+        check("anthropic/claude-haiku-5-5", provider.requests[-1].body)
+        assert SIGNATURE not in json.dumps(provider.requests[-1].body)

@@ -7,7 +7,7 @@ from db import conversations, messages
 from db.engine import Database
 from llm.model import ModelRequest
 from runs.commands.compact import NothingToCompact
-from runs.compaction.sizes import size
+from runs.sizes import size
 from tests.db.rows import a_message, stored_conversation
 from tests.resolvers.asking import counted_statements
 from tests.rig import Rig

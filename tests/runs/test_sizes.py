@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from llm import tokens
-from runs.compaction.sizes import measured, size
+from runs.sizes import measured, size
 from tests.runs.values import ANSWERED, ASKED, CALLED, SAID, STEP, message
 from vocabulary.messages import ImagePart, MessageType, SummaryBody, TextPart, UserBody
 from vocabulary.runs import Usage

@@ -3,14 +3,15 @@
 A provider's count is of one call: of all that its model was shown then, tools included. What was said since is estimated on top of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llm import tokens
 from vocabulary.messages import ImagePart, Message, MessageType, ToolCallBody, ToolReturnBody, UserBody
-from vocabulary.runs import Step
+from vocabulary.runs import Step, Usage
 
 _WILDEST = 4.0
+_CHARACTERS_PER_TOKEN = 4  # of English prose, in every common vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,16 @@ def _was_compacted_since(context: Sequence[Message], first: int) -> bool:
 def size(message: Message) -> int:
     images = sum(isinstance(part, ImagePart) for part in message.body.content) if isinstance(message.body, UserBody) else 0
     return tokens.count(_text(message)) + images * tokens.PER_IMAGE + tokens.PER_MESSAGE
+
+
+def unreported(shown: Iterable[Message], said: Iterable[Message]) -> Usage:
+    """Of a call whose provider does not tell: good enough for an account, and nothing has to be loaded for it."""
+    read, written = (roughly(sum(len(_text(message)) for message in messages)) for messages in (shown, said))
+    return Usage(input_tokens=read, output_tokens=written, estimated=True)
+
+
+def roughly(characters: int) -> int:
+    return -(-characters // _CHARACTERS_PER_TOKEN)
 
 
 def _text(message: Message) -> str:
