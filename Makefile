@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV
 # pyright is bundled with its package, and so is the node it runs on; it shall not ask for newer ones
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup run cluster check format test soak chaos sdl bench
+.PHONY: help setup run cluster check format test soak chaos kills sdl bench
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name does; do printf '%-14s %s\n' "$$name" "$$does"; done
@@ -51,6 +51,9 @@ soak: setup ## a minute of everything that takes locks, at once; SOAK_S=600 for 
 
 chaos: setup ## break everything that can break, one thing after the other; CHAOS_ROUNDS=10 CHAOS_PEOPLE=30 for more of it
 	@CHAOS_ROUNDS=$${CHAOS_ROUNDS:-3} CHAOS_PEOPLE=$${CHAOS_PEOPLE:-12} .venv/bin/python -m pytest --numprocesses=0 -rP tests/chaos $(ARGS)
+
+kills: setup ## kill -9 a process before and after every write of a run; `make test` has those before
+	@KILL_AFTER_COMMITS=1 .venv/bin/python -m pytest --numprocesses=0 tests/runs/test_kills.py $(ARGS)
 
 bench: setup ## measure; ARGS="append --runs 5" for some, ARGS="--postgres" with many machines too
 	@.venv/bin/python -m bench $(ARGS)
