@@ -6,9 +6,8 @@ from db import messages, runs
 from runs.commands.idempotency import run_made_before
 from runs.commands.queueing import new_run, queue
 from runs.commands.send import ConversationBusy
-from runs.compaction.compaction import summariser
 from runs.compaction.cuts import is_fewer, legal
-from runs.compaction.summariser import SELF
+from runs.compaction.summariser import SELF, summariser
 from runs.engine import Engine
 from runs.heads import locked_with_agent
 from streams.log import Transaction

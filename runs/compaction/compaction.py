@@ -8,32 +8,23 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import structlog
-
-from db import agents, conversations, messages, runs
-from llm import tokens
 from llm.model import Model, ToolDefinition
 from llm.registry import ModelNotFound
 from runs import state
 from runs.calling import ask
-from runs.close import Ending
+from runs.compaction.context import Context, read_context
 from runs.compaction.cuts import SLIDING, Cut, Room, choose
-from runs.compaction.summariser import SELF, Assignment, requests
+from runs.compaction.summariser import SELF, Assignment, requests, summariser
 from runs.compaction.summary import Summary
 from runs.engine import Engine
-from runs.sizes import Sizes, measured, size
-from runs.tools.toolbox import toolbox
-from runs.writing.compiled import prompts
+from runs.sizes import size
 from runs.writing.pen import Pen
 from runs.writing.writes import Compact, EndStep, Recompile, StartStep, Summarise, Write
 from vocabulary.compaction import CompactionSettings, CompactionStats, CompactionTrigger
-from vocabulary.conversations import Agent, Conversation
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import Message, MessageStatus, MessageType, SummaryBody
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import Run, RunError, RunErrorType, RunKind, RunStatus, Step, StopReason, Usage
-
-log = structlog.get_logger()
 
 MAX_OVERFLOWS = 3
 """How often one step is tried again with a smaller context before its run fails."""
@@ -53,29 +44,6 @@ class Failure:
     error: RunError
     step: Step | None = None
     usage: Usage = field(default_factory=Usage)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Before:
-    """The context as it is. `system`: as it would be compiled now."""
-
-    conversation: Conversation
-    agent: Agent
-    context: Sequence[Message]
-    sizes: Sizes
-    system: str
-
-    @property
-    def compiled(self) -> Message | None:
-        return next((message for message in self.context if message.id == self.conversation.system_message_id), None)
-
-    @property
-    def summary(self) -> Message | None:
-        return next((message for message in self.context if message.id == self.conversation.summary_message_id), None)
-
-    @property
-    def tail(self) -> Sequence[Message]:
-        return self.context[(self.compiled is not None) + (self.summary is not None) :]
 
 
 def unchanged(run: Run) -> Run:
@@ -117,7 +85,7 @@ class Compaction:
             return False
         self.pen.write(*_recompiled(before))
         await self.pen.flush()
-        self.context = list((await self._before()).context)
+        self.context = list((await self._before()).messages)
         return True
 
     async def perform(self, ending: Callable[[Run], Run] = unchanged) -> Failure | None:
@@ -135,34 +103,21 @@ class Compaction:
         said = await self._summarised(model, before, cut, step)
         if said.error is not None:
             return Failure(error=said.error, step=step, usage=said.usage)
-        before = await self._before()  # memory may have changed, and calls that waited been decided, meanwhile; the cut has not
+        before = await self._before()  # memory may have changed, and calls that waited been decided; the cut has not
         stats = await asyncio.to_thread(self._stats, before, cut, said.text)
         if stats is None:
             return Failure(error=_INEFFECTIVE, step=step, usage=said.usage)
         await self._write(before, cut, said, stats, step, ending)
         return None
 
+    async def _before(self) -> Context:
+        return await read_context(self.engine, self.run.conversation_id)
+
     # ---- deciding
 
-    async def _before(self) -> _Before:
-        async with self.engine.database.read() as connection:
-            conversation = (await conversations.read(connection, [self.run.conversation_id]))[self.run.conversation_id]
-            agent = await agents.get(connection, conversation.agent_id)
-            context = await messages.context(connection, conversation)
-            counted = (await runs.last_counted(connection, [conversation.id])).get(conversation.id)
-            system = (await prompts(connection, [conversation.id]))[conversation.id]
-        assert agent is not None, "agents are never removed while they have conversations"
-        return _Before(
-            conversation=conversation,
-            agent=agent,
-            context=context,
-            sizes=await asyncio.to_thread(measured, context, counted),
-            system=system,
-        )
-
-    def _cut(self, before: _Before) -> Cut | None:
+    def _cut(self, before: Context) -> Cut | None:
         estimates = before.sizes.estimates
-        fixed = len(before.context) - len(before.tail)
+        fixed = len(before.messages) - len(before.tail)
         mode = self.settings.mode
         is_last_resort = self.overflows >= MAX_OVERFLOWS
         return choose(
@@ -175,7 +130,7 @@ class Compaction:
             awaited=None if self.trigger is CompactionTrigger.MANUAL else self.run.id,
         )
 
-    def _room(self, before: _Before, estimates: Sequence[int]) -> Room:
+    def _room(self, before: Context, estimates: Sequence[int]) -> Room:
         """In our tokens. What overflowed although it should have fitted must shrink all the same: the window is smaller than we know."""
         window = self._window(before)
         budget = self.settings.trigger_fraction * window / before.sizes.scale
@@ -184,14 +139,14 @@ class Compaction:
         system = 0 if before.compiled is None else estimates[0]
         return Room(fixed=system + min(_LONGEST_SUMMARY, window // 10), budget=budget)
 
-    def _own_model(self, before: _Before) -> str:
+    def _own_model(self, before: Context) -> str:
         """Whose context it is."""
         return self.run.model if self.run.kind is RunKind.RESPONSE else before.conversation.model or before.agent.model
 
-    def _window(self, before: _Before) -> int:
+    def _window(self, before: Context) -> int:
         return self.engine.models.window(self._own_model(before), self.run.request.settings)
 
-    def _summariser(self, before: _Before, cut: Cut) -> str:
+    def _summariser(self, before: Context, cut: Cut) -> str:
         return summariser(self.settings, self._own_model(before), own=cut.mode in SELF)
 
     # ---- the summary
@@ -213,7 +168,7 @@ class Compaction:
         self.pen.write(StartStep(step, self.run))
         return step
 
-    async def _summarised(self, model: Model, before: _Before, cut: Cut, step: Step) -> "_Said":
+    async def _summarised(self, model: Model, before: Context, cut: Cut, step: Step) -> "_Said":
         is_own = model.handle == self._own_model(before)
         settings = (self.settings.model_settings or ModelSettings()).over(self.run.request.settings if is_own else ModelSettings())
         given = Assignment(
@@ -234,21 +189,21 @@ class Compaction:
                 return _Said(text=summary.text[: self.settings.clip_chars].strip(), error=summary.error, usage=usage)
         return _Said(error=_TOO_LONG, usage=usage)
 
-    def _stats(self, before: _Before, cut: Cut, text: str) -> CompactionStats | None:
+    def _stats(self, before: Context, cut: Cut, text: str) -> CompactionStats | None:
         """None: it came to nothing."""
         estimates = before.sizes.estimates
-        kept = estimates[len(before.context) - len(before.tail) + len(cut.evicted) :]
+        kept = estimates[len(before.messages) - len(before.tail) + len(cut.evicted) :]
         system = () if before.compiled is None else (size(replace(before.compiled, text=before.system)),)
         summary = size(self._message(text, step_id=None))
         scale = before.sizes.scale
         tokens_before, tokens_after = (round(sum(part) * scale) for part in (estimates, (*system, summary, *kept)))
         messages_after = len(system) + 1 + len(kept)
-        if messages_after >= len(before.context) or tokens_after >= tokens_before:
+        if messages_after >= len(before.messages) or tokens_after >= tokens_before:
             return None
         return CompactionStats(
             trigger=self.trigger,
             mode=cut.mode,
-            messages_before=len(before.context),
+            messages_before=len(before.messages),
             messages_after=messages_after,
             tokens_before=tokens_before,
             tokens_after=tokens_after,
@@ -257,7 +212,7 @@ class Compaction:
     # ---- writing
 
     async def _write(
-        self, before: _Before, cut: Cut, said: "_Said", stats: CompactionStats, step: Step, ending: Callable[[Run], Run]
+        self, before: Context, cut: Cut, said: "_Said", stats: CompactionStats, step: Step, ending: Callable[[Run], Run]
     ) -> None:
         message = replace(self._message(said.text, step_id=step.id), body=SummaryBody(stats=stats))
         first_kept = cut.kept[0] if cut.kept else None
@@ -272,7 +227,7 @@ class Compaction:
         )
         await self.pen.flush()
         if not self.run.ended:
-            self.context = list((await self._before()).context)
+            self.context = list((await self._before()).messages)
 
     def _message(self, text: str, *, step_id: str | None) -> Message:
         return Message(
@@ -293,12 +248,7 @@ class Compaction:
         )
 
 
-def summariser(settings: CompactionSettings, own_model: str, *, own: bool) -> str:
-    """The handle of the model that writes the summary. `own`: in a mode in which the agent's own does."""
-    return own_model if own else settings.model or own_model
-
-
-def _recompiled(before: _Before) -> list[Write]:
+def _recompiled(before: Context) -> list[Write]:
     """The caches of the old prompt are cold now anyway."""
     if before.compiled is None or before.compiled.text == before.system:
         return []
@@ -312,91 +262,3 @@ class _Said:
     text: str = ""
     error: RunError | None = None
     usage: Usage = field(default_factory=Usage)
-
-
-# ---- on the way of a run
-
-
-async def is_due(engine: Engine, run: Run, settings: CompactionSettings, usage: Usage, context: Sequence[Message]) -> bool:
-    """After a step: whether what its call was shown has outgrown its share of the window. What the answer added counts with the next."""
-    shown = usage.input_tokens
-    if usage.estimated or not shown:
-        shown = (await asyncio.to_thread(measured, context, None)).tokens
-    return shown > settings.trigger_fraction * engine.models.window(run.model, run.request.settings)
-
-
-async def compact_on_the_way(compaction: Compaction, last: Step, ending: Callable[[Run], Run] = unchanged) -> RunError | None:
-    """As `perform`; what came to nothing is accounted for, and the run goes on or ends without it. An error: nothing has changed.
-
-    `last`: the step after which it is.
-    """
-    failure = await compaction.perform(ending)
-    if failure is None:
-        return None
-    log.warning("a context was not compacted", run_id=compaction.run.id, error=failure.error.message)
-    compaction.run = ending(replace(compaction.run, usage=compaction.run.usage + failure.usage))
-    if failure.step is not None:
-        stop_reason = state.STOP_REASON.get(failure.error.type, StopReason.LLM_ERROR)
-        done = replace(failure.step, usage=failure.usage, stop_reason=stop_reason, completed_at=compaction.engine.clock())
-        compaction.pen.write(EndStep(done, compaction.run))
-    elif compaction.run.ended:
-        compaction.pen.write(EndStep(last, compaction.run))
-    return failure.error
-
-
-async def relieve(compaction: Compaction, refused: Step) -> RunError | None:
-    """After the provider has refused a context as too long. A system prompt that leaves no room is refused by its name."""
-    await compaction.pen.flush()
-    prompt, window = await compaction.prompt()
-    size_of_prompt = await asyncio.to_thread(tokens.count, prompt)
-    if size_of_prompt >= window:
-        told = f"The system prompt alone, some {size_of_prompt} tokens, does not fit into the model's context window of {window}."
-        return RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, told)
-    error = await compact_on_the_way(compaction, refused)
-    if error is None or error.type is not RunErrorType.COMPACTION_INEFFECTIVE:
-        return error
-    if await compaction.recompile():
-        return None
-    return RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, f"The conversation does not fit into the model's context window. {error.message}")
-
-
-# ---- a run of its own
-
-
-@dataclass(frozen=True, slots=True)
-class CompactionRun:
-    """A run of kind COMPACTION."""
-
-    compaction: Compaction
-
-    async def to_the_end(self) -> Ending | None:
-        """None: the run has ended and everything is committed. Raises LeaseLost, WriteRefused."""
-        engine = self.compaction.engine
-        failure = await self.compaction.perform(lambda run: completed(run, engine, StopReason.END_TURN))
-        if failure is None:
-            return None
-        stop_reason = state.STOP_REASON.get(failure.error.type, StopReason.LLM_ERROR)
-        return Ending(status=RunStatus.FAILED, stop_reason=stop_reason, error=failure.error, usage=failure.usage)
-
-
-async def load_compaction(engine: Engine, pen: Pen) -> CompactionRun:
-    """Whatever an earlier worker did of it is done again."""
-    run = pen.lease.run
-    assert run.request.compaction is not None, "what a compaction is to do was told when it was asked for"
-    async with engine.database.read() as connection:
-        conversation = (await conversations.read(connection, [run.conversation_id]))[run.conversation_id]
-        agent = await agents.get(connection, conversation.agent_id)
-        steps = await runs.steps_of(connection, [run.id])
-    given = () if agent is None else agent.tools
-    tools = [tool.definition() for tool in toolbox(engine.tools, given, ()).values()]
-    return CompactionRun(
-        Compaction(
-            engine=engine,
-            pen=pen,
-            run=run,
-            settings=run.request.compaction,
-            trigger=CompactionTrigger.MANUAL,
-            steps_begun=len(steps),
-            tools=tools,
-        )
-    )

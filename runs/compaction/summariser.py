@@ -131,3 +131,8 @@ def middle_cut(text: str, most: int) -> str:
         return text
     head = most // 2
     return f"{text[:head]}\n[… {left_out} characters left out …]\n{text[head + left_out :]}"
+
+
+def summariser(settings: CompactionSettings, own_model: str, *, own: bool) -> str:
+    """The handle of the model that writes the summary. `own`: in a mode in which the agent's own does."""
+    return own_model if own else settings.model or own_model

@@ -12,16 +12,9 @@ from llm.model import Failed, ModelRequest
 from runs import state
 from runs.calling import ask
 from runs.close import Ending
-from runs.compaction.compaction import (
-    MAX_OVERFLOWS,
-    Compaction,
-    CompactionRun,
-    compact_on_the_way,
-    completed,
-    is_due,
-    load_compaction,
-    relieve,
-)
+from runs.compaction.alone import CompactionRun, load_compaction
+from runs.compaction.compaction import MAX_OVERFLOWS, Compaction, completed
+from runs.compaction.on_the_way import compact_on_the_way, is_due, relieve
 from runs.engine import Engine
 from runs.prompt import turns
 from runs.sizes import unreported
