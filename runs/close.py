@@ -17,9 +17,9 @@ from runs.heads import announce_conversation
 from runs.measured import note_end
 from runs.sizes import roughly
 from runs.tools.registry import error_return
-from runs.writing.records import calls_of, change_calls, write_message, write_returns
+from runs.writing.records import calls_of, change_calls, end_messages, write_message, write_returns
 from streams.log import Transaction
-from vocabulary.events import MessageChanged, MessageCompleted, RunChanged, ToolCallChanged
+from vocabulary.events import MessageChanged, RunChanged, ToolCallChanged
 from vocabulary.messages import (
     ErrorBody,
     Message,
@@ -112,21 +112,22 @@ async def _end(transaction: Transaction, head: Head, run: Run, ending: Ending, w
     return ended
 
 
-async def _account(transaction: Transaction, run: Run, ending: Ending, written: Sequence[Message]) -> Usage:
-    """Of the call that was cut, if one was; kept with its step, so that a run's usage is the sum of its steps'."""
+async def _account(transaction: Transaction, run: Run, ending: Ending | None, written: Sequence[Message]) -> Usage:
+    """Of the call that was cut, if one was; kept with its step, so that a run's usage is the sum of its steps'. No ending: it goes on."""
+    told, stop_reason = (None, None) if ending is None else (ending.usage, ending.stop_reason)
     steps = await runs.steps_of(transaction.connection, [run.id]) if run.status is RunStatus.RUNNING else []
     if not steps or steps[-1].completed_at is not None:
-        return ending.usage or Usage()
+        return told or Usage()
     step = steps[-1]
     if step.usage.requests > 0:  # a call that was over is on the run's account already
-        usage = ending.usage or Usage()
-    elif ending.usage is None:
+        usage = told or Usage()
+    elif told is None:
         usage = Usage(requests=1) + await _estimated(transaction, step, written)
-    elif ending.usage.is_unreported and any(message.step_id == step.id and _length(message) for message in written):
-        usage = ending.usage + await _estimated(transaction, step, written)
+    elif told.is_unreported and any(message.step_id == step.id and _length(message) for message in written):
+        usage = told + await _estimated(transaction, step, written)
     else:
-        usage = ending.usage
-    await runs.save_steps(transaction.connection, [replace(step, usage=step.usage + usage, stop_reason=ending.stop_reason)])
+        usage = told
+    await runs.save_steps(transaction.connection, [replace(step, usage=step.usage + usage, stop_reason=stop_reason)])
     return usage
 
 
@@ -143,27 +144,21 @@ def _length(message: Message) -> int:
 
 
 async def _take_out_of_line(transaction: Transaction, head: Head, written: Sequence[Message]) -> None:
-    out = [
-        replace(
-            message,
-            status=state.moved(state.MESSAGE, message.status, MessageStatus.INTERRUPTED),
-            in_tail=False,
-            sequence=head.take_sequence(),
-        )
-        for message in written
-        if message.status is MessageStatus.QUEUED
-    ]
-    await messages.change(transaction.connection, out)
-    for message in out:
-        transaction.append(head, message.sequence, MessageCompleted(message), run_id=message.run_id)
+    in_line = [message for message in written if message.status is MessageStatus.QUEUED]
+    out = [(message, replace(message, status=MessageStatus.INTERRUPTED, in_tail=False)) for message in in_line]
+    await end_messages(transaction, head, out)
 
 
-async def abandon_step(transaction: Transaction, head: Head, run: Run) -> None:
-    """Closes what a run left open that goes on: its unfinished step will be done anew, so nothing of it stays in context."""
+async def abandon_step(transaction: Transaction, head: Head, run: Run) -> Usage:
+    """Closes what a run left open that goes on: its unfinished step will be done anew, so nothing of it stays in context. Answers what
+    its call is held to have used, which is not on the run's account yet.
+    """
     written = await messages.of_run(transaction.connection, run.id)
+    usage = await _account(transaction, run, None, written)
     called = await _close(transaction, head, run, written, abandoned=True)
     await _complete_steps(transaction, run, called)
     await _leave_out(transaction, head, run, [message for message in written if message.step_id not in called])
+    return usage
 
 
 async def _close(transaction: Transaction, head: Head, run: Run, written: Sequence[Message], *, abandoned: bool = False) -> set[str | None]:
@@ -192,16 +187,9 @@ async def _interrupt(transaction: Transaction, head: Head, message: Message, *, 
     for call in cut:
         transaction.append(head, head.take_sequence(), ToolCallChanged(message.id, message.type, call), run_id=message.run_id)
     stays = _stays(message) and not abandoned
-    closed = replace(
-        message,
-        status=state.moved(state.MESSAGE, message.status, MessageStatus.INTERRUPTED),
-        body=ToolCallBody(tool_calls=cut) if calls else message.body,
-        in_tail=stays,
-        in_context=stays,
-        sequence=head.take_sequence(),
-    )
-    await messages.close(transaction.connection, [closed], now=transaction.now)
-    transaction.append(head, closed.sequence, MessageCompleted(closed), run_id=message.run_id)
+    body = ToolCallBody(tool_calls=cut) if calls else message.body
+    closed = replace(message, status=MessageStatus.INTERRUPTED, body=body, in_tail=stays, in_context=stays)
+    await end_messages(transaction, head, [(message, closed)])
 
 
 async def _close_what_waited(transaction: Transaction, head: Head, run: Run, answered: set[str], *, goes_on: bool) -> None:
@@ -227,7 +215,7 @@ async def _answer_calls(transaction: Transaction, head: Head, run: Run, message:
 
 def _cut(call: ToolCall) -> ToolCall:
     returned = error_return(call, _OUTCOME_UNKNOWN if call.state is ToolCallState.RUNNING else _NEVER_RUN)
-    return replace(call, state=state.moved(state.TOOL_CALL, call.state, ToolCallState.INTERRUPTED), returned=returned)
+    return replace(call, state=ToolCallState.INTERRUPTED, returned=returned)
 
 
 async def _complete_steps(transaction: Transaction, run: Run, called: Collection[str | None]) -> None:

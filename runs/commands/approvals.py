@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from db import conversations, messages
 from db.engine import Connection
 from db.heads import Head
-from runs import state
 from runs.tools.registry import error_return
 from runs.writing.records import calls_of, change_calls, write_message, write_returns
 from streams.log import Transaction
@@ -129,17 +128,16 @@ async def decide(
 
 
 def _decided(call: ToolCall, decision: Decision) -> ToolCall:
-    def moved(new: ToolCallState, returned: ToolReturn | None) -> ToolCall:
-        return replace(call, state=state.moved(state.TOOL_CALL, call.state, new), returned=returned)
-
     match decision:
         case Approve():
-            return moved(ToolCallState.PENDING, None)
+            return replace(call, state=ToolCallState.PENDING, returned=None)
         case Deny(reason):
-            return moved(ToolCallState.DENIED, error_return(call, f"The call was denied: {reason}" if reason else "The call was denied."))
+            told = f"The call was denied: {reason}" if reason else "The call was denied."
+            return replace(call, state=ToolCallState.DENIED, returned=error_return(call, told))
         case Result(output, status):
             ended = ToolCallState.COMPLETED if status is ToolReturnStatus.SUCCESS else ToolCallState.FAILED
-            return moved(ended, ToolReturn(tool_call_id=call.id, name=call.name, status=status, output=output))
+            returned = ToolReturn(tool_call_id=call.id, name=call.name, status=status, output=output)
+            return replace(call, state=ended, returned=returned)
 
 
 def _told(call_id: str, decision: Decision) -> ApprovalDecision:

@@ -22,6 +22,7 @@ from llm.model import (
     ToolCallEnded,
     ToolCallStarted,
 )
+from runs import state
 from runs.writing.writes import Append, Call, Close, Open, Whole, Write
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import (
@@ -162,19 +163,24 @@ class Answer:
         self._pen.write(Append(part.message.id, part.message.type, call_id, part.text.grow(text), text))
 
     def _close(self, part: _Part, body: MessageBody) -> None:
-        closed = replace(part.message, status=MessageStatus.COMPLETED, text=str(part.text), body=body)
+        closed = replace(_completed(part.message), text=str(part.text), body=body)
         self.messages.append(closed)
         self._pen.write(Close(closed))
 
     def _end_call(self, part: _Part) -> None:
         assert part.call is not None
-        part.call = replace(part.call, state=ToolCallState.PENDING, arguments_text=str(part.text))
+        pending = state.moved(state.TOOL_CALL, part.call.state, ToolCallState.PENDING)
+        part.call = replace(part.call, state=pending, arguments_text=str(part.text))
         self._pen.write(Call(part.message, part.call, stored=False))
 
     def _close_calls(self) -> None:
         if self._calls is None:
             return
         calls = tuple(part.call for part in self._parts.values() if part.call is not None)
-        closed = replace(self._calls, status=MessageStatus.COMPLETED, body=ToolCallBody(tool_calls=calls))
+        closed = replace(_completed(self._calls), body=ToolCallBody(tool_calls=calls))
         self.messages.append(closed)
         self._pen.write(Close(closed))
+
+
+def _completed(message: Message) -> Message:
+    return replace(message, status=state.moved(state.MESSAGE, message.status, MessageStatus.COMPLETED))

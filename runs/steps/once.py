@@ -12,7 +12,6 @@ import structlog
 from db import messages
 from db.engine import DatabaseError, is_refusal
 from db.heads import Head
-from runs import state
 from runs.engine import Engine
 from runs.tools.registry import Effect, clipped, success
 from runs.writing.pen import LeaseLost, Pen
@@ -38,8 +37,7 @@ async def once(engine: Engine, pen: Pen, message_id: str, call_id: str, effect: 
                 if call.returned is not None:
                     return message
                 output = clipped(await effect(transaction), most_characters)
-                completed = state.moved(state.TOOL_CALL, call.state, ToolCallState.COMPLETED)
-                done = replace(call, state=completed, returned=success(call, output))
+                done = replace(call, state=ToolCallState.COMPLETED, returned=success(call, output))
                 return await change_calls(transaction, head, message, [done], told_by=pen.lease.run.id)
         except DatabaseError as error:
             if is_refusal(error):

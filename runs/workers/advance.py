@@ -11,8 +11,9 @@ from runs.close import Ending, abandon_step, close_run
 from runs.engine import Engine
 from runs.measured import note_start, note_takeover
 from runs.writing.pen import Lease
+from runs.writing.records import end_messages
 from streams.log import Transaction
-from vocabulary.events import MessageCompleted, RunChanged
+from vocabulary.events import RunChanged
 from vocabulary.messages import Message, MessageStatus
 from vocabulary.runs import Run, RunError, RunErrorType, RunKind, RunStatus, StopReason
 
@@ -59,24 +60,15 @@ async def _is_gone(transaction: Transaction, worker_id: str, lost: str | None) -
 
 async def _start(engine: Engine, transaction: Transaction, head: Head, run: Run, worker_id: str) -> Lease:
     """Its queued input enters history now, behind everything that was said before."""
-    for message in await messages.of_run(transaction.connection, run.id):
-        if message.status is MessageStatus.QUEUED:
-            await _enter(transaction, head, message)
+    queued = [message for message in await messages.of_run(transaction.connection, run.id) if message.status is MessageStatus.QUEUED]
+    await end_messages(transaction, head, [(message, _entered(head, message)) for message in queued])
     started = replace(run, worker_id=worker_id, started_at=transaction.now)
     note_start(engine.metrics, transaction, started)
     return await _hold(transaction, head, started)
 
 
-async def _enter(transaction: Transaction, head: Head, message: Message) -> None:
-    entered = replace(
-        message,
-        status=state.moved(state.MESSAGE, message.status, MessageStatus.COMPLETED),
-        ordinal=head.take_ordinal(),
-        in_context=message.in_tail,
-        sequence=head.take_sequence(),
-    )
-    await messages.change(transaction.connection, [entered])
-    transaction.append(head, entered.sequence, MessageCompleted(entered), run_id=message.run_id)
+def _entered(head: Head, message: Message) -> Message:
+    return replace(message, status=MessageStatus.COMPLETED, ordinal=head.take_ordinal(), in_context=message.in_tail)
 
 
 async def _take_over(engine: Engine, transaction: Transaction, head: Head, run: Run, worker_id: str) -> Lease | None:
@@ -87,8 +79,8 @@ async def _take_over(engine: Engine, transaction: Transaction, head: Head, run: 
         await _give_up(engine, transaction, head, run, error)
         return None
     note_takeover(engine.metrics, transaction, crashed=crashed)
-    await abandon_step(transaction, head, run)
-    return await _hold(transaction, head, replace(run, worker_id=worker_id, attempt=run.attempt + crashed))
+    usage = run.usage + await abandon_step(transaction, head, run)
+    return await _hold(transaction, head, replace(run, worker_id=worker_id, attempt=run.attempt + crashed, usage=usage))
 
 
 async def _give_up(engine: Engine, transaction: Transaction, head: Head, run: Run, error: RunError) -> None:

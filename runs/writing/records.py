@@ -1,10 +1,13 @@
-"""What a command writes of messages in its own transaction, under the head's lock: one that comes whole, calls that have moved on."""
+"""What a command writes of messages in its own transaction, under the head's lock: one that comes whole, those that come to their end,
+calls that have moved on. What was read under that lock is what the rows say, so it is here that the tables of `runs/state.py` are asked.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from db import messages
 from db.heads import Head
+from runs import state
 from runs.writing.writes import without_returns
 from streams.log import Transaction
 from vocabulary.events import MessageCompleted, ToolCallChanged
@@ -55,13 +58,25 @@ async def write_message(
     return message
 
 
+async def end_messages(transaction: Transaction, head: Head, ending: Sequence[tuple[Message, Message]]) -> None:
+    """Messages that were in line or open, each as it was and as it is from now on. Raises IllegalTransition."""
+    ended = [replace(new, status=state.moved(state.MESSAGE, old.status, new.status), sequence=head.take_sequence()) for old, new in ending]
+    in_line = {old.id for old, _ in ending if old.status is MessageStatus.QUEUED}
+    await messages.change(transaction.connection, [message for message in ended if message.id in in_line])
+    await messages.close(transaction.connection, [message for message in ended if message.id not in in_line], now=transaction.now)
+    for message in ended:
+        transaction.append(head, message.sequence, MessageCompleted(message), run_id=message.run_id)
+
+
 async def change_calls(
     transaction: Transaction, head: Head, message: Message, changed: Sequence[ToolCall], *, told_by: str | None
 ) -> Message:
-    """The TOOL_CALL message with these calls as they are now; an event for each."""
+    """The TOOL_CALL message with these calls as they are now; an event for each. Raises IllegalTransition."""
     if not changed:
         return message
+    states = {call.id: call.state for call in calls_of(message)}
     for call in changed:
+        state.moved(state.TOOL_CALL, states[call.id], call.state)
         told = ToolCallChanged(message.id, message.type, replace(call, returned=None))
         transaction.append(head, head.take_sequence(), told, run_id=told_by)
     by_id = {call.id: call for call in changed}

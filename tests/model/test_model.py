@@ -15,14 +15,12 @@ from uuid_utils.compat import uuid7
 from cluster.postgres import fresh_database
 from db.engine import Database
 from db.migrate import upgrade
-from llm.model import Failed
 from tests.e2e.client import CREATE_AGENT, FOLLOW, LOG, SEND, SNAPSHOT, Transcript
-from tests.model.puppet import HANDLE, Puppet, begins, ends, goes_on
 from tests.model.world import Entry, Thread, Turn, names
+from tests.puppet import HANDLE, Puppet, Talk
 from tests.resolvers.asking import Client
 from tests.rig import Rig, rig
-from tests.runs.scripted import USAGE, Models
-from vocabulary.runs import RunError, RunErrorType
+from tests.runs.scripted import Models
 
 SETTLED_S = 4.0
 STEPS = 25
@@ -155,24 +153,25 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), text=st.sampled_from(["yes ", "no ", "😀"]))
     def answer(self, data: st.DataObject, text: str) -> None:
         thread, turn = self._running(data)
-        self.play.puppet.tell(turn.last, *(goes_on(text) if turn.answer else begins(text)))
+        self._talk(turn).says(text)
         thread.answer(text)
 
     @precondition(lambda self: any(thread.line for thread in self.threads))
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         thread, turn = self._running(data)
-        self.play.puppet.tell(turn.last, *([] if turn.answer else begins("so ")), *ends())
         if not turn.answer:
+            self._talk(turn).says("so ")
             thread.answer("so ")
+        self._talk(turn).ends()
         thread.finish()
 
     @precondition(lambda self: any(thread.line for thread in self.threads))
     @rule(data=st.data())
     def fail(self, data: st.DataObject) -> None:
         thread, turn = self._running(data)
-        self.play.puppet.tell(turn.last, Failed(RunError(RunErrorType.LLM_BAD_REQUEST, "No."), USAGE))
-        thread.fail("No.")
+        self._talk(turn).fails(transient=False)
+        thread.fail("It broke.")
 
     @precondition(lambda self: any(thread.turns for thread in self.threads))
     @rule(data=st.data())
@@ -289,14 +288,17 @@ class Machine(RuleBasedStateMachine):
         assert thread.running is not None
         return thread, thread.running
 
+    def _talk(self, turn: Turn) -> Talk:
+        return self.play.wait(self.play.puppet.asked(turn.last))
+
     def _history(self, thread: Thread) -> list[dict[str, Any]]:
         return self.play.wait(self.client.ask(HISTORY, id=thread.id, first=200))["conversation"]["messages"]["edges"]
 
     async def _settled(self, thread: Thread) -> None:
         """The model has been asked what it should have been asked, and has been heard."""
         if (turn := thread.running) is not None:
-            request = await self.play.puppet.is_asked(turn.last)
-            assert [text_of(part) for part in request.history] == thread.context
+            talk = await self.play.puppet.asked(turn.last)
+            assert [text_of(part) for part in talk.request.history] == thread.context
         follower = self.followers[thread.id]
         expected = {turn.run_id: turn.status for turn in thread.turns}
         answering = thread.running.answer if thread.running else ""

@@ -24,12 +24,14 @@ from vocabulary.messages import AWAITING, Message, MessageStatus, MessageType, T
 from vocabulary.runs import Run, RunKind, RunStatus, Step, Usage
 
 _AT_WORK = frozenset({ToolCallState.STREAMING, ToolCallState.PENDING, ToolCallState.RUNNING})
-_UNFINISHED = frozenset({MessageStatus.IN_PROGRESS, MessageStatus.QUEUED})
+UNFINISHED = frozenset({MessageStatus.IN_PROGRESS, MessageStatus.QUEUED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """All of a conversation at one moment. `runs` in the order of their sending; `messages` hold the queued ones, too."""
+    """All of a conversation at one moment. `runs` in the order of their sending; `messages` hold the queued ones, too. `events` and
+    `moves_of_calls` are empty when the log was not asked for.
+    """
 
     head: Head
     conversation: Conversation
@@ -70,7 +72,7 @@ def _calls(message: Message) -> tuple[ToolCall, ...]:
     return message.body.tool_calls if isinstance(message.body, ToolCallBody) else ()
 
 
-async def shown(rig: Rig, conversation_id: str) -> Shown:
+async def shown(rig: Rig, conversation_id: str, *, log: bool = True) -> Shown:
     """Read under the head's lock: nobody writes meanwhile."""
     async with rig.engine.log.transaction() as transaction:
         head = await transaction.lock(conversation_id)
@@ -80,11 +82,11 @@ async def shown(rig: Rig, conversation_id: str) -> Shown:
             all_runs = [part.item for part in page[conversation_id].slices]
             steps = await runs.steps_of(connection, [run.id for run in all_runs])
             of_runs = await messages.of_runs(connection, [run.id for run in all_runs])
-            moves_of_calls = await _moves_of_calls(connection, conversation_id)
+            moves_of_calls = await _moves_of_calls(connection, conversation_id) if log else {}
         return Shown(
             head=head,
             conversation=await rig.read(conversation_id),
-            events=await rig.stored(conversation_id),
+            events=await rig.stored(conversation_id) if log else (),
             history=await rig.history(conversation_id),
             messages=[message for run in all_runs for message in of_runs[run.id]],
             runs=all_runs,
@@ -103,15 +105,21 @@ async def _moves_of_calls(connection: Connection, conversation_id: str) -> dict[
 
 
 def consistent(seen: Shown) -> None:
-    """Raises AssertionError."""
+    """Of what was shown with its log. Raises AssertionError."""
     assert [event.sequence for event in seen.events] == list(range(1, seen.head.head_sequence + 1))
-    assert [message.ordinal for message in seen.history] == list(range(1, seen.head.next_ordinal))
     _texts_grow_from_the_log(seen)
     _everything_moved_as_the_tables_allow(seen)
+    rows_fit(seen)
+
+
+def rows_fit(seen: Shown) -> None:
+    """Each other. Raises AssertionError."""
+    assert [message.ordinal for message in seen.history] == list(range(1, seen.head.next_ordinal))
     _one_run_is_active(seen)
     _what_has_ended_is_at_rest(seen)
     _what_waits_is_known(seen)
     _steps_add_up(seen)
+    _what_was_cut_stays_where_it_was_shown(seen)
 
 
 def _texts_grow_from_the_log(seen: Shown) -> None:
@@ -154,7 +162,7 @@ def _what_has_ended_is_at_rest(seen: Shown) -> None:
     gone_on_with = {run.request.answers for run in seen.runs if not run.ended}
     for message in seen.messages:
         if by_id[message.run_id or ""].ended:
-            assert message.status not in _UNFINISHED, message
+            assert message.status not in UNFINISHED, message
             if message.id not in gone_on_with and message.type is MessageType.TOOL_CALL:
                 assert not any(call.state in _AT_WORK for call in _calls(message)), message
     for run in seen.runs:
@@ -175,8 +183,22 @@ def _what_waits_is_known(seen: Shown) -> None:
 
 
 def _steps_add_up(seen: Shown) -> None:
+    """And the call of each step was paid for, of those that were cut, too."""
     for run in seen.runs:
-        assert run.usage == _sum(step.usage for step in seen.steps if step.run_id == run.id), run
+        steps = [step for step in seen.steps if step.run_id == run.id]
+        assert run.usage == _sum(step.usage for step in steps), run
+        assert not run.ended or all(step.usage.requests > 0 for step in steps), run
+
+
+def _what_was_cut_stays_where_it_was_shown(seen: Shown) -> None:
+    """Words of the step in which a run was ended are in context; of a step that was done again nothing is."""
+    last = {step.run_id: step.id for step in seen.steps}
+    undone = {step.id for step in seen.steps if step.completed_at is None}
+    for message in seen.messages:
+        if message.step_id in undone and message.step_id != last[message.run_id or ""]:
+            assert not message.in_tail, message
+        elif message.status is MessageStatus.INTERRUPTED and message.ordinal is not None:
+            assert message.in_tail == (message.type is MessageType.ASSISTANT and bool(message.text)), message
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:

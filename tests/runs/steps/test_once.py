@@ -12,11 +12,11 @@ from runs.commands.cancel import NoActiveRuns, cancel_conversation
 from runs.commands.respond import Answer, NoPendingToolCalls, Respond, Responded, respond
 from runs.tools.registry import Arguments, ServerTool, ToolContext
 from runs.workers.worker import WorkerLimits
+from tests.puppet import NUMBERED
 from tests.rig import TENANT, Rig, rig
 from tests.runs.consistency import consistent, shown
 from tests.runs.doubt import Mortal
 from tests.runs.logs import checked
-from tests.runs.puppet import NUMBERED
 from tests.runs.scripted import Cue, Models, Scripted, call, finished
 from vocabulary.runs import RunStatus
 

@@ -232,9 +232,12 @@ async def test_the_next_worker_goes_on_from_the_last_complete_step(mortal: Morta
     mortal.revive()
     async with rig(mortal, models=Models(model), tools=[hammer.tool()], worker_limits=SOLE) as second:
         run = await second.ended(sent.run)
-        assert (run.status, run.attempt, run.usage, hammer.blows) == (RunStatus.COMPLETED, 2, USAGE + USAGE, 2)
+        assert (run.status, run.attempt, hammer.blows) == (RunStatus.COMPLETED, 2, 2)
         await checked(second, conversation.id)
-        assert [(step.index, step.completed_at is None) for step in await steps(second, run.id)] == [(0, False), (1, True), (2, False)]
+        done = await steps(second, run.id)
+        assert [(step.index, step.completed_at is None) for step in done] == [(0, False), (1, True), (2, False)]
+        assert [(step.usage.requests, step.usage.estimated) for step in done] == [(1, False), (1, True), (1, False)]
+        assert run.usage == USAGE + done[1].usage + USAGE  # who hangs up pays for what was said by then
         left = (await second.history(conversation.id))[4:]
         assert [(message.text, message.status, message.in_context) for message in left] == [
             ("Hm.", MessageStatus.COMPLETED, False),
