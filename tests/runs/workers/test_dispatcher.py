@@ -153,7 +153,9 @@ async def test_jobs_are_taken_again_after_the_database_has_cut_every_connection(
     await ask(log, dispatcher, "conv-before")
     await recorder.next()
     async with database.write() as connection:
-        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        others = (
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
         await connection.execute(text(others))
     for number in range(3):
         await ask(log, dispatcher, f"conv-{number}")
