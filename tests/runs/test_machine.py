@@ -226,7 +226,7 @@ class Machine(RuleBasedStateMachine):
         self._do(self._replace_worker(self.stage.crew.stop), line=self.line)
         assert self._attempts() == attempts
 
-    @rule(scene=scenes_to_die, crowd=st.booleans(), tools=some_tools, commits=st.sampled_from([0, 1, 1, 2, 3]), keeps=seldom)
+    @rule(scene=scenes_to_die, crowd=st.booleans(), tools=some_tools, commits=st.sampled_from([0, 0, 1, 2, 3]), keeps=seldom)
     def worker_is_killed_at_a_commit(self, scene: Scene, tools: list[str], commits: int, *, keeps: bool, crowd: bool) -> None:
         """Of those that follow when the model, or a tool, is done, or a call is answered."""
         self._go_to(scene, crowd=crowd)
