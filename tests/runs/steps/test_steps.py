@@ -50,13 +50,14 @@ async def _second(database: Database, model: Scripted) -> AsyncGenerator[Rig]:
         yield second
 
 
-async def test_a_step_that_was_abandoned_does_not_count(database: Database) -> None:
+async def test_a_step_that_was_abandoned_does_not_count_against_the_limit_but_is_paid_for(database: Database) -> None:
     run = await _handed_over(database, [*text("Half")[:-1], asyncio.Event()], tool=False, max_steps=2)
     async with _second(database, Scripted(CALLS, ANSWERS)) as second:
         ended = await second.ended(run)
-        assert (ended.status, ended.stop_reason, ended.usage) == (RunStatus.COMPLETED, StopReason.END_TURN, USAGE + USAGE)
+        cut = Usage(input_tokens=3, output_tokens=1, requests=1, estimated=True)
+        assert (ended.status, ended.stop_reason, ended.usage) == (RunStatus.COMPLETED, StopReason.END_TURN, cut + USAGE + USAGE)
         told = [(step.index, step.usage, step.stop_reason, step.completed_at is None) for step in await steps(second, run.id)]
-        assert told == [(0, Usage(), None, True), (1, USAGE, StopReason.END_TURN, False), (2, USAGE, StopReason.END_TURN, False)]
+        assert told == [(0, cut, None, True), (1, USAGE, StopReason.END_TURN, False), (2, USAGE, StopReason.END_TURN, False)]
         await checked(second, run.conversation_id)
 
 
