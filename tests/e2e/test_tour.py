@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Page, WebSocket, expect
+from playwright.async_api import TimeoutError as TookTooLong
 
 from tests.e2e.client import DEADLINE_S, grown
 from tests.e2e.server import serving
@@ -14,6 +15,7 @@ from tests.transports.browser import browsing
 
 # So slow that there is a middle to stop in, and not more words than the page shows events.
 DELAY_MS, QUESTION = "100", " ".join(f"word{number}" for number in range(30))
+POLLING_MS = 50  # by the clock: a window behind another is given no frames to look at
 EDITOR = ".graphiql-query-editor .CodeMirror"
 SHOWN = ".graphiql-response .CodeMirror"
 
@@ -24,15 +26,22 @@ async def edit(page: Page, tab: str, pattern: str, new: str) -> None:
     editor = page.locator(EDITOR)
     await expect(editor).to_contain_text(re.compile(pattern))
     await editor.evaluate("(e, [old, given]) => e.CodeMirror.setValue(e.CodeMirror.getValue().replace(RegExp(old), given))", [pattern, new])
-    await page.wait_for_function("([editor, tab]) => document.querySelector(editor).CodeMirror.operationName === tab", arg=[EDITOR, tab])
+    await page.wait_for_function(
+        "([editor, tab]) => document.querySelector(editor).CodeMirror.operationName === tab", arg=[EDITOR, tab], polling=POLLING_MS
+    )
 
 
 async def execute(page: Page, until: str) -> dict[str, Any]:
     """Runs what is in the editor; the answer, once it contains something."""
     await page.get_by_label("Execute query").click()
-    await page.wait_for_function(
-        "([shown, until]) => document.querySelector(shown).CodeMirror.getValue().includes(until)", arg=[SHOWN, until]
-    )
+    try:
+        await page.wait_for_function(
+            "([shown, until]) => document.querySelector(shown).CodeMirror.getValue().includes(until)",
+            arg=[SHOWN, until],
+            polling=POLLING_MS,
+        )
+    except TookTooLong:
+        raise AssertionError(await page.locator("body").inner_text()) from None
     return await shown(page)
 
 
@@ -68,7 +77,9 @@ async def test_a_newcomer_follows_an_answer_stops_in_its_middle_and_gets_the_res
         await execute(window, '"appliedThroughSequence"')
 
         await page.bring_to_front()
-        await page.wait_for_function("shown => document.querySelector(shown).CodeMirror.getValue().includes('\" word2\"')", arg=SHOWN)
+        await page.wait_for_function(
+            "shown => document.querySelector(shown).CodeMirror.getValue().includes('\" word2\"')", arg=SHOWN, polling=POLLING_MS
+        )
         await page.screenshot(path=tmp_path / "following.png")
         (socket,) = sockets
         async with socket.expect_event("close"):
