@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from db import runs
 from db.engine import Database
 from llm.endpoints import CompatibleServer
@@ -136,6 +138,7 @@ async def test_after_a_kill_in_a_tool_it_is_not_run_again(provider: Provider, da
         assert "outcome is unknown" in provider.requests[1].body["messages"][-1]["content"]
 
 
+@pytest.mark.timeout(180)
 async def test_after_three_kills_the_run_has_failed(provider: Provider, database_url: str) -> None:
     def falls_silent(_request: Request) -> Answer:
         return Answer(text=PIECES, stall_after=3)

@@ -118,7 +118,7 @@ async def test_a_server_that_takes_too_long_is_given_up(tmp_path: Path, context:
 
 @pytest.mark.parametrize("over", ["stdio", "http"])
 async def test_a_server_that_says_nothing_any_more_is_left(over: str, tmp_path: Path, context: ToolContext) -> None:
-    patience = replace(QUICK, answer_s=0.3, connect_s=2)
+    patience = replace(QUICK, answer_s=0.3, connect_s=8)
     async with workshop(tmp_path, over=over) as place, offered(ToolRegistry([]), [place.server(timeout_s=0.5)], patience) as registry:
         pid = place.pid
         os.kill(pid, signal.SIGSTOP)
@@ -127,7 +127,7 @@ async def test_a_server_that_says_nothing_any_more_is_left(over: str, tmp_path: 
         async def is_away() -> bool:
             return (await _called(registry.get("saw"), context, wood="oak")).output == f"{AWAY}."
 
-        await eventually(is_away, seconds=20)
+        await eventually(is_away, seconds=40)
         if over == "http":
             os.kill(pid, signal.SIGCONT)
         assert [tool.name for tool in registry.definitions()] == TOOLS
