@@ -22,6 +22,8 @@ from tests.resolvers.asking import Client
 from tests.rig import Rig, rig
 from tests.runs.scripted import Models
 
+HEAD = "query ($id: ID!) { conversation(id: $id) { headSequence } }"
+
 SETTLED_S = 4.0
 STEPS = 25
 EXAMPLES = 12
@@ -308,8 +310,6 @@ class Machine(RuleBasedStateMachine):
             if {id_: run["status"] for id_, run in held.runs.items()} == expected and texts == ([answering] if answering else []):
                 break
             await follower.has_come_to(held.position + 1)
-        snapshot = (await self.client.ask(SNAPSHOT, id=thread.id))["conversation"]
-        await follower.has_come_to(snapshot["headSequence"])
 
     def _history_agrees(self, thread: Thread) -> None:
         nodes = [edge["node"] for edge in self._history(thread)]
@@ -319,10 +319,19 @@ class Machine(RuleBasedStateMachine):
         assert [e for e in shown if e.kind != "ERROR"] == [e for e in entries if e.kind != "ERROR"]
         assert [e.kind for e in shown] == [e.kind for e in entries]
 
+    async def _at_one_position(self, thread: Thread) -> tuple[Transcript, Transcript]:
+        """A step that has begun may be told of while its model is already being asked, and its conversation."""
+        follower = self.followers[thread.id]
+        while True:
+            snapshot = Transcript.of((await self.client.ask(SNAPSHOT, id=thread.id))["conversation"])
+            head = (await self.client.ask(HEAD, id=thread.id))["conversation"]["headSequence"]
+            await follower.has_come_to(head)
+            if follower.transcript.position == head == snapshot.position:
+                return follower.transcript, snapshot
+
     async def _streams_agree(self, thread: Thread) -> None:
         """Live since the first event, in one piece afterwards, and the rows: all the same."""
-        snapshot = Transcript.of((await self.client.ask(SNAPSHOT, id=thread.id))["conversation"])
-        live = self.followers[thread.id].transcript
+        live, snapshot = await self._at_one_position(thread)
         assert live.messages == snapshot.messages
         assert live.runs == snapshot.runs
         assert snapshot.conversation["status"] == thread.status
