@@ -24,7 +24,7 @@ from tests.runs.scripted import Models
 
 HEAD = "query ($id: ID!) { conversation(id: $id) { headSequence } }"
 
-SETTLED_S = 4.0
+SETTLED_S = 20.0
 STEPS = 25
 EXAMPLES = 12
 MOST_THREADS = 2
