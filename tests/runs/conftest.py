@@ -1,4 +1,4 @@
-"""A provider on loopback, and the whole engine with a registry that knows it as `local` and asks it once."""
+"""A provider on loopback, the whole engine with a registry that knows it as `local` and asks it once, and a database that can die."""
 
 from collections.abc import AsyncGenerator
 
@@ -12,6 +12,7 @@ from runs.tools.registry import Arguments, ServerTool, ToolContext
 from tests.db.rows import NOON
 from tests.provider import Provider
 from tests.rig import Rig, rig
+from tests.runs.doubt import Mortal
 
 
 async def _time(_arguments: Arguments, _context: ToolContext) -> str:
@@ -40,3 +41,13 @@ async def remote(database: Database, provider: Provider, patience_s: float) -> A
     models = ModelRegistry(servers={"local": local}, timeouts=Timeouts(first_token_s=patience_s, idle_s=patience_s))
     async with rig(database, models=models, tools=[FORGIVING_CLOCK], retries=RetryLimits(retries=0)) as running:
         yield running
+
+
+@pytest.fixture
+async def mortal(database_url: str) -> AsyncGenerator[Mortal]:
+    """The test's database, for an engine that is to die at one of its commits."""
+    opened = Mortal.open(database_url)
+    assert isinstance(opened, Mortal)
+    opened.revive()
+    yield opened
+    await opened.close()

@@ -402,15 +402,6 @@ async def test_what_waits_outlives_the_process(database: Database, bench: Bench)
         await checked(second, conversation.id)
 
 
-@pytest.fixture
-async def mortal(database_url: str) -> AsyncGenerator[Mortal]:
-    opened = Mortal.open(database_url)
-    assert isinstance(opened, Mortal)
-    opened.revive()
-    yield opened
-    await opened.close()
-
-
 @pytest.mark.parametrize("keeps_the_last", [False, True])
 async def test_wherever_a_worker_dies_a_tool_that_was_approved_is_run_at_most_once(mortal: Mortal, *, keeps_the_last: bool) -> None:
     for commits in range(30):

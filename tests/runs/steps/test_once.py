@@ -1,7 +1,7 @@
 """A tool is run once at most for one call, and a call is answered once, whoever dies and whoever answers at the same time."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -39,15 +39,6 @@ def _tools(used: list[int]) -> list[ServerTool]:
 
 def _calls(*names: str) -> list[Cue]:
     return [cue for place, name in enumerate(names) for cue in call(name, f'{{"n": {place}}}', index=place)] + finished()
-
-
-@pytest.fixture
-async def mortal(database_url: str) -> AsyncGenerator[Mortal]:
-    opened = Mortal.open(database_url)
-    assert isinstance(opened, Mortal)
-    opened.revive()
-    yield opened
-    await opened.close()
 
 
 @pytest.mark.parametrize("keeps_the_last", [False, True])

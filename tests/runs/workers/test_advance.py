@@ -1,7 +1,7 @@
 """Who runs next, and going on with what another worker has left: from the last complete step, and never a tool twice."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -25,15 +25,6 @@ from vocabulary.runs import RunErrorType, RunStatus, StopReason
 SILENT = WorkerLimits(sole=False, lease_s=60, reconcile_s=60)
 SOLE = WorkerLimits(sole=True, reconcile_s=0.05)
 OUTCOME_UNKNOWN = "The tool was started, but its outcome is unknown."
-
-
-@pytest.fixture
-async def mortal(database_url: str) -> AsyncGenerator[Mortal]:
-    opened = Mortal.open(database_url)
-    assert isinstance(opened, Mortal)
-    opened.revive()
-    yield opened
-    await opened.close()
 
 
 async def test_a_conversation_with_nothing_to_do_is_left_alone(parley: Rig) -> None:
