@@ -28,6 +28,9 @@ from vocabulary.messages import Message
 
 DEADLINE_S = 20
 
+NEVER_WITHOUT_THE_BUS = HubLimits(attach_s=DEADLINE_S)
+"""A join stands at the bus for as long as its schedule takes there, which on a busy disk is longer than a hub waits."""
+
 STOPS = ("attach", "attached", "head seen", "head seen again", "page read", "live")
 """Where a join stands still: before the bus is told, after it has confirmed, after each of three reads, and when it has caught up."""
 
@@ -155,7 +158,7 @@ class Join:
         self.steps = database.steps = Steps()
         database.stops = list(STOPS[2:5])
         self.bus = SteppedBus(self.steps)
-        self.hub = Hub(database, self.bus, HubLimits())
+        self.hub = Hub(database, self.bus, NEVER_WITHOUT_THE_BUS)
         self.reader = Reader(self.hub, database, max_replay=100, clock=utc_now)
         self.teller = Teller(Log(database, self.bus, utc_now), conversation_id)
         self.client = Client()
