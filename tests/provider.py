@@ -186,7 +186,7 @@ class Provider:
     def script(self, *answers: Delivery) -> None:
         self._answers.extend(answers)
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 20) -> None:
         """Waits for `requests` or `disconnects` to be as the test wants them. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(condition)

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)
 
 CANCEL_RUN = "mutation ($input: CancelRunInput!) { cancelRun(input: $input) { result { outcome run { id status stopReason } } } }"
 HALF = Answer(text=["Half an", " answer"], stall_after=3)
-AT_ONCE_S = 5.0  # no lease has run out by then, and no heartbeat been asked for
+AT_ONCE_S = 20.0  # no lease has run out by then, and no heartbeat been asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Place:
 async def place() -> AsyncGenerator[Place]:
     async with Provider() as provider:
         providers = json.dumps({"local": {"base_url": provider.base_url}})
-        async with topology(workers=1, PROVIDERS=providers, LEASE_S="60") as parts:
+        async with topology(workers=1, PROVIDERS=providers, LEASE_S="600") as parts:
             one, other = (f"http://{api.address}/graphql" for api in parts.apis)
             async with client_of(one) as first, client_of(other) as second:
                 yield Place(provider, parts, (first, second))

@@ -15,7 +15,7 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-DEADLINE_S = 10.0
+DEADLINE_S = 20.0
 
 
 def chunk(text: str) -> bytes:

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-DEADLINE_S = 15.0
+DEADLINE_S = 20.0
 TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 
 # ---- every field that can change, by the type it stands in. A message is the same in all kinds but for what its kind adds.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.programs import Server, started
 
-STOP_S = 2.0
+STOP_S = 10.0
 
 
 @asynccontextmanager

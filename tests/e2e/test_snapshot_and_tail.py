@@ -85,7 +85,7 @@ class Paced:
                 await self._committed(before)
 
     async def _committed(self, before: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await self.chronicle.longer_than(before)
 
 

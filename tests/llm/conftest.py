@@ -36,6 +36,6 @@ def local(registry: ModelRegistry) -> Model:
 @pytest.fixture
 async def impatient(provider: Provider) -> AsyncGenerator[Model]:
     """The same server, by a client that waits a moment only."""
-    made = ModelRegistry(servers={"local": CompatibleServer(base_url=provider.base_url)}, timeouts=Timeouts(first_token_s=0.2, idle_s=0.2))
+    made = ModelRegistry(servers={"local": CompatibleServer(base_url=provider.base_url)}, timeouts=Timeouts(first_token_s=1, idle_s=1))
     yield made.resolve("local/qwen3")
     await made.aclose()

@@ -238,7 +238,7 @@ async def test_a_call_cut_in_its_arguments_is_left_open(provider: Provider, loca
 @pytest.mark.parametrize("stall_after", [0, 3])
 async def test_a_silent_provider_is_given_up(provider: Provider, impatient: Model, stall_after: int) -> None:
     provider.script(Answer(text=["one ", "two ", "three"], stall_after=stall_after))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         answered = await answer(impatient, request("hi"))
     assert answered.text == ("one two " if stall_after else "")
     assert answered.failed.error.type is RunErrorType.LLM_TIMEOUT
@@ -248,10 +248,10 @@ async def test_a_silent_provider_is_given_up(provider: Provider, impatient: Mode
 async def test_a_connection_that_is_kept_open_without_a_word_is_given_up(provider: Provider, impatient: Model) -> None:
     """Each comment arrives well within the patience; all of them together do not."""
     said = Answer(text="Half").events(await _asked(provider, impatient))[:2]
-    pings = [": ping"] * 400
+    pings = [": ping"] * 3000
     provider.script(Events(of=[*said, *pings], paced_s=0.01), Events(of=pings, paced_s=0.01))
     for text in ("Half", ""):
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             answered = await answer(impatient, request("hi"))
         assert (answered.text, answered.failed.error.type) == (text, RunErrorType.LLM_TIMEOUT)
         assert not answered.failed.transient
@@ -305,7 +305,7 @@ async def test_cancelling_the_task_hangs_up_at_once(provider: Provider, local: M
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await provider.until(lambda: len(provider.disconnects) == 1, timeout_s=2)
+    await provider.until(lambda: len(provider.disconnects) == 1)
 
 
 async def test_cancelling_before_the_first_chunk_hangs_up_too(provider: Provider, local: Model) -> None:
@@ -313,7 +313,7 @@ async def test_cancelling_before_the_first_chunk_hangs_up_too(provider: Provider
     call = asyncio.create_task(answer(local, request("hi")))
     await provider.until(lambda: len(provider.requests) == 1)
     call.cancel()
-    await provider.until(lambda: len(provider.disconnects) == 1, timeout_s=2)
+    await provider.until(lambda: len(provider.disconnects) == 1)
     assert (await asyncio.gather(call, return_exceptions=True))[0].__class__ is asyncio.CancelledError
 
 
@@ -321,7 +321,7 @@ async def test_who_stops_reading_hangs_up(provider: Provider, local: Model) -> N
     provider.script(Answer(text="never to its end", stall_after=3))
     async with aclosing(local.stream(request("hi"))) as events:
         assert [type(await anext(events)) for _ in range(2)] == [TextStarted, Delta]
-    await provider.until(lambda: len(provider.disconnects) == 1, timeout_s=2)
+    await provider.until(lambda: len(provider.disconnects) == 1)
 
 
 async def test_a_delta_is_handed_on_before_the_next_is_there(provider: Provider, local: Model) -> None:

@@ -108,7 +108,7 @@ async def until(rig: Rig, conversation_id: str, happened: Callable[[Payload | No
     return await collect(rig.reader.follow(conversation_id, after=0, mode=DeltaMode.ALL), lambda item: happened(item.payload))
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float = 20) -> None:
     """For what the log does not tell."""
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110  (nobody tells)

@@ -397,7 +397,7 @@ async def test_stopped_before_it_could_go_on_it_leaves_nothing_without_a_return(
 async def test_stopped_in_the_tool_that_was_approved_it_tells_that_nobody_knows(database: Database, bench: Bench, stop: Stop) -> None:
     async with asked(database, bench, names=("saw", "saw")) as (parley, conversation, model, _):
         done = await decided(parley, conversation, Approve(), Deny("no"))
-        await asyncio.wait_for(bench.begun.wait(), 10)
+        await asyncio.wait_for(bench.begun.wait(), 20)
         await stop(parley, done.run)
         run = await parley.ended(done.run)
         assert (run.status, run.usage) == (RunStatus.CANCELLED, Usage())
@@ -416,7 +416,7 @@ async def test_handed_over_it_goes_on_where_it_was(database: Database, bench: Be
     model_says = [*text("So", " be it")[:-1], asyncio.Event()]
     async with asked(database, bench, model_says) as (parley, conversation, _, _):
         done = await decided(parley, conversation, Approve())
-        await (asyncio.wait_for(bench.begun.wait(), 10) if in_tool else until(parley, conversation.id, said("be it")))
+        await (asyncio.wait_for(bench.begun.wait(), 20) if in_tool else until(parley, conversation.id, said("be it")))
     async with rig(database, models=Models(model := Scripted()), tools=bench.tools(), worker_limits=SOLE) as second:
         run = await second.ended(done.run)
         assert (run.status, run.attempt, bench.used) == (RunStatus.COMPLETED, 1, ["saw"])
@@ -464,7 +464,7 @@ async def test_a_run_that_waits_for_its_next_try_ends_at_once(database: Database
         conversation = await parley.conversation(model="test/scripted")
         sent = await parley.say(conversation.id, "Hi")
         await until(parley, conversation.id, lambda p: isinstance(p, MessageCompleted) and p.message.type is MessageType.EVENT)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await stop(parley, sent.run)
             await stopped.wait()
         run = await parley.ended(sent.run)

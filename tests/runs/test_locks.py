@@ -73,7 +73,7 @@ async def test_runs_go_on_while_another_waits_for_its_head_and_nothing_of_that_o
 
 async def test_a_run_that_is_cut_while_it_waits_for_its_head_writes_nothing_more(database: Database) -> None:
     cut, free = talks = [Talk("cut"), Talk("free")]
-    limits = WorkerLimits(sole=False, lease_s=1, reconcile_s=60)
+    limits = WorkerLimits(sole=False, lease_s=5, reconcile_s=60)
     async with rig(database, models=Models(*(talk.model for talk in talks)), worker_limits=limits) as parley:
         for talk in talks:
             await talk.begin(parley)
@@ -86,7 +86,7 @@ async def test_a_run_that_is_cut_while_it_waits_for_its_head_writes_nothing_more
             await transaction.connection.execute(taken)
             cut.gates[0].set()
             await somebody_waits(watching)
-        await asyncio.wait_for(cut.model.left.wait(), 10)
+        await asyncio.wait_for(cut.model.left.wait(), 20)
         assert not any(said("upon ")(event.payload) for event in await parley.stored(cut.conversation.id))
         await free.end(parley)
 

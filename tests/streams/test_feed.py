@@ -148,7 +148,7 @@ async def test_an_announcement_that_was_lost_is_noticed_once(database: Database)
 
 async def test_an_announcement_that_is_on_its_way_is_waited_for(database: Database) -> None:
     conversation, bus = await stored_conversation(database), LateBus()
-    async with fed(database, bus, FeedLimits(patience_s=0.3)) as (feed, log), sidebar(feed) as seen:
+    async with fed(database, bus, FeedLimits(patience_s=1)) as (feed, log), sidebar(feed) as seen:
         await change(log, conversation)
         bus.arrives_in_s = 0.02
         await feed.check()

@@ -14,7 +14,7 @@ from tests.streams.three_nodes import ThreeNodes, three_nodes
 from vocabulary.events import Event, MessageDelta
 from vocabulary.messages import MessageType
 
-QUICK = RedisLimits(timeout_s=1.0, ping_s=0.05, silence_s=0.5, longest_backoff_s=0.1)
+QUICK = RedisLimits(timeout_s=5.0, ping_s=0.05, silence_s=5.0, longest_backoff_s=0.1)
 TOPICS = [f"conv-{number}" for number in range(30)]
 
 

@@ -24,7 +24,7 @@ from transports.sockets import Sockets
 from transports.terms import Terms
 from transports.wire import uvicorn_options
 
-DEADLINE_S = 10.0
+DEADLINE_S = 20.0
 
 
 @dataclass(frozen=True)

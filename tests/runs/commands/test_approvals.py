@@ -422,7 +422,7 @@ async def _survives(mortal: Mortal, commits: int, *, keeps_the_last: bool) -> bo
         done = await _respond(forgetful, conversation, Approve(), Deny("no"))
         mortal.revive(commits=commits, keeps_the_last=keeps_the_last)
         first.worker.advance_soon(conversation.id)
-        await _first_of(first.reader.wait_for_end(done.run, seconds=10), mortal.died.wait())
+        await _first_of(first.reader.wait_for_end(done.run, seconds=20), mortal.died.wait())
         survived = not mortal.dead
     mortal.revive()
     async with rig(mortal, models=Models(model), tools=bench.tools(), worker_limits=SOLE) as second:

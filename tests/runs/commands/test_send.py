@@ -266,7 +266,7 @@ async def test_a_send_whose_caller_leaves_at_any_point_is_made_or_not_and_blocks
             await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(20):
             await parley.say(conversation.id, "And I?")
     await parley.ended((await parley.say(conversation.id, "The last")).run)
     await checked(parley, conversation.id)

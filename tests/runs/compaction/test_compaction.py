@@ -210,7 +210,7 @@ async def _cancels_a_compaction(parley: Rig, conversation: Conversation, model: 
     model.summarising.clear()
     request = CompactRequest(conversation_id=conversation.id, settings=CompactionOverrides(mode=mode))
     asked = await compact(parley.engine, TENANT, request)
-    await asyncio.wait_for(model.summarising.wait(), 10)
+    await asyncio.wait_for(model.summarising.wait(), 20)
     sent = await parley.say(conversation.id, "Meanwhile?")
     await cancel_run(parley.engine, TENANT, asked.run.id)
     model.before_summary = None
@@ -419,7 +419,7 @@ async def test_it_is_refused_while_something_runs_and_what_is_sent_meanwhile_wai
     async with talking(database, model := Windowed()) as (parley, conversation):
         model.before_summary = asyncio.Event()
         asked = await compact(parley.engine, TENANT, CompactRequest(conversation_id=conversation.id))
-        await asyncio.wait_for(model.summarising.wait(), 10)
+        await asyncio.wait_for(model.summarising.wait(), 20)
         with pytest.raises(ConversationBusy):
             await compact(parley.engine, TENANT, CompactRequest(conversation_id=conversation.id))
         assert (await parley.read(conversation.id)).status is ConversationStatus.RUNNING
@@ -438,7 +438,7 @@ async def test_it_can_be_cancelled_in_the_middle_and_then_nothing_has_changed(da
         model.before_summary = asyncio.Event()
         shown = await context(parley, conversation)
         asked = await compact(parley.engine, TENANT, CompactRequest(conversation_id=conversation.id))
-        await asyncio.wait_for(model.summarising.wait(), 10)
+        await asyncio.wait_for(model.summarising.wait(), 20)
         await eventually(lambda: _has_step(parley, asked.run))  # which is stored while the model is asked
         match how:
             case "run":
@@ -474,7 +474,7 @@ async def test_a_compaction_that_loses_its_worker_begins_anew(database: Database
     async with talking(database, model := Windowed()) as (parley, conversation):
         model.before_summary = asyncio.Event()
         asked = await compact(parley.engine, TENANT, CompactRequest(conversation_id=conversation.id))
-        await asyncio.wait_for(model.summarising.wait(), 10)
+        await asyncio.wait_for(model.summarising.wait(), 20)
     model.before_summary = None
     async with rig(database, models=WindowedModels(model), tools=[CLOCK]) as parley:
         run = await parley.ended(asked.run)

@@ -122,7 +122,7 @@ async def test_cancelled_while_the_summary_is_written_the_answer_stays(database:
     async with talking(database, model := Windowed(600), bus=bus, turns=0) as (parley, conversation):
         model.before_summary = asyncio.Event()
         sent = await parley.say(conversation.id, LONG * 14)
-        await asyncio.wait_for(model.summarising.wait(), 10)
+        await asyncio.wait_for(model.summarising.wait(), 20)
         await cancel_run(parley.engine, TENANT, sent.run.id)
         run = await parley.ended(sent.run)
         assert run.status is RunStatus.CANCELLED
@@ -135,7 +135,7 @@ async def test_an_answer_is_not_given_twice_when_the_worker_is_lost_during_the_c
     async with talking(database, model := Windowed(600), turns=0) as (parley, conversation):
         model.before_summary = asyncio.Event()
         sent = await parley.say(conversation.id, LONG * 14)
-        await asyncio.wait_for(model.summarising.wait(), 10)
+        await asyncio.wait_for(model.summarising.wait(), 20)
     async with rig(database, models=WindowedModels(model), tools=[CLOCK]) as parley:
         run = await parley.ended(sent.run)
         assert (run.status, run.stop_reason) == (RunStatus.COMPLETED, StopReason.END_TURN)

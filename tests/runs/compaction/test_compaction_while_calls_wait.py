@@ -134,7 +134,7 @@ async def _begun(parley: Rig, conversation: Conversation, model: Windowed) -> Ru
     """A compaction whose summariser waits for `before_summary`."""
     model.before_summary = asyncio.Event()
     asked = await compact(parley.engine, TENANT, CompactRequest(conversation_id=conversation.id))
-    await asyncio.wait_for(model.summarising.wait(), 10)
+    await asyncio.wait_for(model.summarising.wait(), 20)
     return asked.run
 
 

@@ -116,7 +116,7 @@ async def test_one_that_waits_for_its_next_try_can_be_cancelled_at_once(database
         await until(parley, conversation.id, _put_off)
         await cancel_run(parley.engine, TENANT, asked.run.id)
         assert (await parley.ended(asked.run)).status is RunStatus.CANCELLED
-        await asyncio.wait_for(stopped.wait(), 10)
+        await asyncio.wait_for(stopped.wait(), 20)
         assert await context(parley, conversation) == shown
         await checked(parley, conversation.id)
 

@@ -58,7 +58,7 @@ async def _survives(mortal: Mortal, commits: int, *, keeps_the_last: bool) -> bo
         conversation = await first.conversation(model="test/scripted", tools=["saw", "level"])
         mortal.revive(commits=commits, keeps_the_last=keeps_the_last)
         sent = await first.say(conversation.id, "Go")
-        await _first_of(first.reader.wait_for_end(sent.run, seconds=10), mortal.died.wait())
+        await _first_of(first.reader.wait_for_end(sent.run, seconds=20), mortal.died.wait())
         survived = not mortal.dead
     mortal.revive()
     async with rig(mortal, models=Models(Scripted()), tools=_tools(used), worker_limits=SOLE) as second:

@@ -76,17 +76,17 @@ async def test_a_run_of_a_living_worker_is_not_taken(database: Database) -> None
 
 async def test_a_worker_whose_lease_ran_out_loses_its_run_and_stops(database: Database) -> None:
     slow, quick = Scripted([*text("Half")[:-1], asyncio.Event()]), Scripted([*text("Whole."), *finished()])
-    limits = WorkerLimits(sole=False, lease_s=1, reconcile_s=60)
+    limits = WorkerLimits(sole=False, lease_s=5, reconcile_s=60)
     async with rig(database, models=Models(slow), worker_limits=limits) as first:
         conversation = await first.conversation(model="test/scripted")
         sent = await first.say(conversation.id, "Hi")
         await until(first, conversation.id, said("Half"))
-        async with rig(database, models=Models(quick), worker_limits=WorkerLimits(sole=False, lease_s=1, reconcile_s=0.05)) as second:
+        async with rig(database, models=Models(quick), worker_limits=WorkerLimits(sole=False, lease_s=5, reconcile_s=0.05)) as second:
             expiring = asyncio.create_task(_keep_expired(second, but=second.worker.id))
             run = await second.ended(sent.run)
             assert (run.status, run.attempt, run.worker_id) == (RunStatus.COMPLETED, 2, second.worker.id)
             assert second.engine.metrics.registry.get_sample_value("parley_runs_taken_over_total", {"cause": "crash"}) == 1
-            await asyncio.wait_for(slow.left.wait(), 10)
+            await asyncio.wait_for(slow.left.wait(), 20)
             expiring.cancel()
             await checked(second, conversation.id)
             half, whole = (await second.history(conversation.id))[2:]
@@ -133,7 +133,7 @@ async def test_a_worker_that_cannot_renew_its_lease_stops_by_itself_and_lets_go_
         sent = await parley.say(conversation.id, "Hi")
         await until(parley, conversation.id, said("Half"))
         mortal.kill()
-        await asyncio.wait_for(model.left.wait(), 10)
+        await asyncio.wait_for(model.left.wait(), 20)
         mortal.revive()
         run = await parley.ended(sent.run)
         assert (run.status, run.attempt) == (RunStatus.COMPLETED, 1)
@@ -149,7 +149,7 @@ async def test_an_outage_that_is_shorter_than_the_lease_is_waited_out(mortal: Mo
         await until(parley, conversation.id, said("Half"))
         mortal.kill()
         gate.set()
-        await asyncio.wait_for(mortal.refused.wait(), 10)
+        await asyncio.wait_for(mortal.refused.wait(), 20)
         mortal.revive()
         run = await parley.ended(sent.run)
         assert (run.status, run.attempt, len(model.requests)) == (RunStatus.COMPLETED, 1, 1)
@@ -158,7 +158,7 @@ async def test_an_outage_that_is_shorter_than_the_lease_is_waited_out(mortal: Mo
 
 async def test_a_run_that_a_worker_holds_without_working_on_it_is_worked_on(database: Database) -> None:
     """As after a bug that has ended its task."""
-    async with rig(database, models=Models(Scripted()), worker_limits=WorkerLimits(sole=False, lease_s=1, reconcile_s=0.05)) as parley:
+    async with rig(database, models=Models(Scripted()), worker_limits=WorkerLimits(sole=False, lease_s=5, reconcile_s=0.05)) as parley:
         conversation = await parley.conversation(model="test/scripted")
         forgetful = replace(parley, engine=replace(parley.engine, dispatcher=Forgetful()))
         sent = await forgetful.say(conversation.id, "Hi")
@@ -292,7 +292,7 @@ async def _survives(mortal: Mortal, commits: int, *, keeps_the_last: bool) -> bo
         sent = [await forgetful.say(conversation.id, words) for words in ("Hit it", "And again?")]
         mortal.revive(commits=commits, keeps_the_last=keeps_the_last)
         first.worker.advance_soon(conversation.id)
-        await _first_of(first.reader.wait_for_end(sent[1].run, seconds=10), mortal.died.wait())
+        await _first_of(first.reader.wait_for_end(sent[1].run, seconds=20), mortal.died.wait())
         survived = not mortal.dead
     mortal.revive()
     async with rig(mortal, models=Models(model), tools=[hammer.tool()], worker_limits=SOLE) as second:

@@ -231,5 +231,5 @@ async def test_a_job_that_is_announced_while_the_worker_looks_in_vain_does_not_w
         await connector.looked.wait()
         await task.defer_async()
         connector.may_answer.set()
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), 20)
         await stopped(working)

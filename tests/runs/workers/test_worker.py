@@ -32,13 +32,13 @@ def _half() -> Scripted:
 async def test_the_heartbeat_cancels_what_is_held_no_longer_and_nothing_else(database: Database) -> None:
     gate = asyncio.Event()
     taken, kept = Scripted([*text("Half")[:-1], asyncio.Event()], handle="test/taken"), Scripted([gate, *text("Whole."), *finished()])
-    limits = WorkerLimits(sole=False, lease_s=0.3, reconcile_s=60)
+    limits = WorkerLimits(sole=False, lease_s=3, reconcile_s=60)
     async with rig(database, models=Models(taken, kept), worker_limits=limits) as parley:
         lost, going_on = await parley.conversation(model="test/taken"), await parley.conversation(model="test/scripted")
         sent = [await parley.say(conversation.id, "Hi") for conversation in (lost, going_on)]
         await until(parley, lost.id, said("Half"))
         await _take_away(parley, sent[0].run)
-        await asyncio.wait_for(taken.left.wait(), 10)
+        await asyncio.wait_for(taken.left.wait(), 20)
         gate.set()
         assert (await parley.ended(sent[1].run)).status is RunStatus.COMPLETED
         assert not kept.left.is_set()
@@ -55,7 +55,7 @@ async def _take_away(parley: Rig, run: Run) -> None:
 
 
 async def test_the_heartbeat_keeps_the_lease(database: Database) -> None:
-    limits = WorkerLimits(sole=False, lease_s=0.3, reconcile_s=60)
+    limits = WorkerLimits(sole=False, lease_s=3, reconcile_s=60)
     async with rig(database, worker_limits=limits) as parley:
         first = await _lease(parley)
 
@@ -68,7 +68,7 @@ async def test_the_heartbeat_keeps_the_lease(database: Database) -> None:
 @pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
 async def test_the_heartbeat_keeps_the_lease_though_all_connections_are_taken(database_url: str) -> None:
     database = Database.open(database_url, postgres=PostgresLimits(pool_size=2, idle_in_transaction_s=60))
-    limits = WorkerLimits(sole=False, lease_s=0.5, reconcile_s=60)
+    limits = WorkerLimits(sole=False, lease_s=3, reconcile_s=60)
     async with rig(database, worker_limits=limits) as parley, database.write(), database.write():
         first = await _lease(parley)
 

@@ -89,7 +89,7 @@ async def test_memory_that_changes_while_a_compaction_commits_is_not_overwritten
                 assert await recompile(parley.engine, TENANT, conversation.id) == "Be kind."
 
         asked = await compact(parley.engine, TENANT, CompactRequest(conversation_id=conversation.id))
-        await asyncio.wait_for(model.summarising.wait(), 10)
+        await asyncio.wait_for(model.summarising.wait(), 20)
         await eventually(lambda: _has_step(parley, asked.run.id))
         await instruct("Be polite.")
         interleaved.between = newer

@@ -166,7 +166,7 @@ async def test_a_run_whose_fence_was_raised_writes_nothing_more_and_the_others_g
         other.third.set()
         assert (await parley.ended(sent[1].run)).status is RunStatus.COMPLETED
         cut.third.set()
-        await asyncio.wait_for(cut.model.left.wait(), 10)
+        await asyncio.wait_for(cut.model.left.wait(), 20)
         await checked(parley, going_on.id)
         assert only(await parley.history(going_on.id), MessageType.ASSISTANT).text == "before one two three"
         assert await parley.stored(lost.id) == before
