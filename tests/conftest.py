@@ -11,6 +11,7 @@ from cluster.redis import NoRedis, redis
 from db.engine import Database
 from db.migrate import upgrade
 from streams.bus import Bus, MemoryBus
+from tests.db.patience import PATIENT
 from tests.rig import Rig, rig
 from tests.streams.buses import redis_bus, running
 
@@ -60,7 +61,7 @@ async def database_url(postgres_to_copy: tuple[str, str] | None, tmp_path: Path)
 
 @pytest_asyncio.fixture
 async def database(database_url: str) -> AsyncGenerator[Database]:
-    opened = Database.open(database_url)
+    opened = Database.open(database_url, postgres=PATIENT)
     yield opened
     await opened.close()
 

@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 from cluster.postgres import fresh_database
 from db.engine import Database
 from db.migrate import upgrade
+from tests.db.patience import PATIENT
 from tests.e2e.client import CREATE_AGENT, FOLLOW, LOG, SEND, SNAPSHOT, Transcript
 from tests.model.world import Entry, Thread, Turn, names
 from tests.puppet import HANDLE, Puppet, Talk
@@ -354,7 +355,7 @@ async def playing(to_copy: tuple[str, str] | None, folder: Path, puppet: Puppet)
             url = f"sqlite+aiosqlite:///{folder}/parley.db"
         else:
             url = await stack.enter_async_context(fresh_database(to_copy[0], template=to_copy[1]))
-        database = Database.open(url)
+        database = Database.open(url, postgres=PATIENT)
         stack.push_async_callback(database.close)
         await upgrade(database)
         yield await stack.enter_async_context(rig(database, models=Models(puppet)))

@@ -9,6 +9,7 @@ from llm.backoff import RetryLimits
 from llm.endpoints import CompatibleServer, Timeouts
 from llm.registry import ModelRegistry
 from runs.tools.registry import Arguments, ServerTool, ToolContext
+from tests.db.patience import PATIENT
 from tests.db.rows import NOON
 from tests.provider import Provider
 from tests.rig import Rig, rig
@@ -46,7 +47,7 @@ async def remote(database: Database, provider: Provider, patience_s: float) -> A
 @pytest.fixture
 async def mortal(database_url: str) -> AsyncGenerator[Mortal]:
     """The test's database, for an engine that is to die at one of its commits."""
-    opened = Mortal.open(database_url)
+    opened = Mortal.open(database_url, postgres=PATIENT)
     assert isinstance(opened, Mortal)
     opened.revive()
     yield opened

@@ -37,6 +37,7 @@ from runs.commands.respond import Answer, Respond, respond
 from runs.tools.builtin.memory import memory_tools
 from runs.tools.registry import Arguments, ServerTool, ToolContext
 from runs.workers.worker import WorkerLimits
+from tests.db.patience import PATIENT
 from tests.rig import TENANT, Rig, rig
 from tests.runs.consistency import shown
 from tests.runs.victim import tell
@@ -112,7 +113,7 @@ def _life(told: Told, url: str, number: int, left: int | None) -> None:
 
 async def _live(told: Told, url: str, number: int, left: int | None) -> None:
     """Dies at its point, or tells how many it has come through. The first, which is not to die, is not hurried by its lease either."""
-    database = Doomed.open(url)
+    database = Doomed.open(url, postgres=PATIENT)
     assert isinstance(database, Doomed)
     database.after_commits = told.after_commits
     models = ModelRegistry(servers={"local": CompatibleServer(base_url=told.base_url)})

@@ -18,6 +18,7 @@ from runs.engine import Engine
 from runs.workers.dispatch import LocalDispatcher
 from runs.workers.jobs import JobDispatcher, Jobs
 from runs.workers.worker import Worker, WorkerLimits
+from tests.db.patience import PATIENT
 from tests.llm.listening import Providers, listening
 from tests.puppet import Puppet, Talk
 from tests.rig import Rig, rig
@@ -131,7 +132,7 @@ async def staged(runner: asyncio.Runner, to_copy: tuple[str, str] | None, folder
         url = f"sqlite+aiosqlite:///{folder}/parley.db"
         if to_copy is not None:
             url = await stack.enter_async_context(fresh_database(to_copy[0], template=to_copy[1]))
-        database = Mortal.open(url)
+        database = Mortal.open(url, postgres=PATIENT)
         assert isinstance(database, Mortal)
         database.revive()
         stack.push_async_callback(database.close)

@@ -18,6 +18,7 @@ from llm.endpoints import CompatibleServer
 from llm.registry import ModelRegistry
 from runs.tools.registry import Arguments, ServerTool, ToolContext
 from runs.workers.worker import WorkerLimits
+from tests.db.patience import PATIENT
 from tests.provider import Answer, Call, Provider, Request, echo
 from tests.rig import Rig, rig
 from tests.runs.consistency import consistent, shown
@@ -73,7 +74,7 @@ async def victim(provider: Provider, database_url: str, **asked: object) -> Asyn
 @asynccontextmanager
 async def restarted(provider: Provider, database_url: str, *, tools: tuple[ServerTool, ...] = ()) -> AsyncGenerator[Rig]:
     """The next process on the same database: alone on SQLite; on PostgreSQL it waits for the lease of the one before to end."""
-    database = Database.open(database_url)
+    database = Database.open(database_url, postgres=PATIENT)
     limits = WorkerLimits(sole=database.is_sqlite, lease_s=1, reconcile_s=0.1)
     models = ModelRegistry(servers={"local": CompatibleServer(base_url=provider.base_url)})
     async with rig(database, models=models, tools=tools, worker_limits=limits) as parley:

@@ -26,6 +26,7 @@ from db.engine import Database
 from db.migrate import upgrade
 from llm.model import ModelRequest
 from runs.prompt import turns
+from tests.db.patience import PATIENT
 from tests.llm.formats import chat_completions
 from tests.llm.listening import listening
 from tests.provider import Answer, Call, Provider, Request
@@ -88,7 +89,7 @@ async def urls(postgres_to_copy: tuple[str, str] | None, tmp_path: Path) -> Asyn
             return
         found = [f"sqlite+aiosqlite:///{tmp_path}/{number}.db" for number in range(2)]
         for url in found:
-            database = Database.open(url)
+            database = Database.open(url, postgres=PATIENT)
             await upgrade(database)
             await database.close()
         yield found
@@ -109,7 +110,7 @@ async def test_wherever_a_process_is_killed_nothing_is_done_twice_and_all_goes_o
     seen = _Seen(effects=Counter((tmp_path / EFFECTS).read_text().split()))
     assert set(seen.effects.values()) == {1}
     for url in urls:
-        database = Database.open(url)
+        database = Database.open(url, postgres=PATIENT)
         async with rig(database, works=False) as parley:
             for line in begun.values():
                 if line["url"] == url:

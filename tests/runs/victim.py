@@ -20,6 +20,7 @@ from runs.commands.approvals import Approve
 from runs.commands.respond import Answer, Respond, respond
 from runs.tools.registry import Arguments, ServerTool, ToolContext
 from runs.workers.worker import WorkerLimits
+from tests.db.patience import PATIENT
 from tests.rig import TENANT, Rig, rig
 from tests.runs.consistency import shown
 from vocabulary.events import ConversationChanged, DeltaMode, MessageDelta, ToolCallChanged
@@ -37,7 +38,7 @@ async def _endless(_arguments: Arguments, _context: ToolContext) -> str:
 
 
 async def main(asked: dict[str, Any]) -> None:
-    database = Database.open(asked["url"])
+    database = Database.open(asked["url"], postgres=PATIENT)
     models = ModelRegistry(servers={"local": CompatibleServer(base_url=asked["base_url"])})
     anything, asks = {"type": "object"}, asked.get("asks", False)
     tool = ServerTool(name="endless", description="Takes its time.", parameters=anything, run=_endless, requires_approval=asks)

@@ -18,6 +18,7 @@ from db.engine import Connection, Database
 from streams.hub import Hub, HubLimits
 from streams.log import Log
 from streams.reader import Reader
+from tests.db.patience import PATIENT
 from tests.db.rows import TENANT, stored_conversation
 from tests.rig import utc_now
 from tests.streams.buses import HeldBus
@@ -144,7 +145,7 @@ class SteppedDatabase(Database):
 
 @pytest.fixture
 async def stepped(database_url: str) -> AsyncGenerator[SteppedDatabase]:
-    database = SteppedDatabase.open(database_url)
+    database = SteppedDatabase.open(database_url, postgres=PATIENT)
     assert isinstance(database, SteppedDatabase)
     database.steps, database.stops = Steps(), []
     yield database

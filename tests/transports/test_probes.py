@@ -1,7 +1,6 @@
 """`/readyz` and `/metrics` of the composed server: what makes it unready, what does not, and that it never takes long to say so."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from starlette.routing import Route
 from app import Parley, composed
 from cluster.postgres import execute
 from cluster.redis import RedisServer
-from db.engine import Database
+from db.engine import Database, PostgresLimits
 from settings import Settings
 from streams.bus import MemoryBus
 from telemetry.metrics import Metrics
@@ -106,12 +105,11 @@ async def test_a_database_that_hangs_is_told_in_time_and_asked_once_for_all_who_
 
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        database = Database.open(f"postgresql+asyncpg://parley:secret@127.0.0.1:{port}/parley")
+        database = Database.open(f"postgresql+asyncpg://parley:secret@127.0.0.1:{port}/parley", postgres=PostgresLimits(connect_s=60))
         probes = Probes(database, MemoryBus(), Metrics(), patience_s=0.3)
         async with visiting(Starlette(routes=[Route("/readyz", probes.ready)])) as http:
-            began = time.monotonic()
-            answers = await asyncio.gather(*(readiness(http) for _ in range(5)))
-            assert time.monotonic() - began < 2
+            async with asyncio.timeout(20):
+                answers = await asyncio.gather(*(readiness(http) for _ in range(5)))
             assert answers == [(503, {"status": "unavailable", "database": "unreachable", "bus": "attached"})] * 5
             assert len(connected) == 1
         for writer in connected:

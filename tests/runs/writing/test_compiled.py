@@ -14,6 +14,7 @@ from runs.commands.changes import compiled, recompile
 from runs.commands.compact import CompactRequest, compact
 from runs.commands.conversations import NewConversation, create_conversation
 from runs.writing.compiled import prompts
+from tests.db.patience import PATIENT
 from tests.resolvers.asking import counted_statements
 from tests.rig import TENANT, Rig
 from tests.runs.compaction.test_compaction import context, said, talking
@@ -43,7 +44,7 @@ class Interleaved(Database):
 
 @pytest.fixture
 async def interleaved(database_url: str) -> AsyncGenerator[Interleaved]:
-    opened = Interleaved.open(database_url)
+    opened = Interleaved.open(database_url, postgres=PATIENT)
     assert isinstance(opened, Interleaved)
     yield opened
     await opened.close()

@@ -10,6 +10,7 @@ from sqlalchemy import text as sql
 from db.engine import Connection, Database
 from llm.model import Delta, ToolCallStarted
 from runs.workers.worker import WorkerLimits
+from tests.db.patience import PATIENT
 from tests.rig import Rig, collect, rig
 from tests.runs.doubt import Doubtful, Fate, Proxy
 from tests.runs.logs import checked, eventually, only, running, said, statuses, until
@@ -49,7 +50,7 @@ def _text(payload: object) -> str:
 
 @pytest.fixture
 async def doubtful(database_url: str) -> AsyncGenerator[Doubtful]:
-    opened = Doubtful.open(database_url)
+    opened = Doubtful.open(database_url, postgres=PATIENT)
     assert isinstance(opened, Doubtful)
     yield opened
     await opened.close()

@@ -18,6 +18,7 @@ from runs.steps.once import once
 from runs.writing.pen import Lease, LeaseLost, Pen
 from runs.writing.writer import Writer
 from streams.log import Transaction
+from tests.db.patience import PATIENT
 from tests.rig import TENANT, Rig, rig
 from tests.runs.doubt import Doubtful, Fate
 from tests.runs.logs import call_states, checked, only, until
@@ -142,7 +143,7 @@ async def _store(connection: Connection, block: Block) -> None:
 
 @pytest.fixture
 async def doubtful(database_url: str) -> AsyncGenerator[Doubtful]:
-    opened = Doubtful.open(database_url)
+    opened = Doubtful.open(database_url, postgres=PATIENT)
     assert isinstance(opened, Doubtful)
     yield opened
     await opened.close()
