@@ -328,14 +328,14 @@ async def test_pages_of_other_origins_are_refused_at_the_handshake(served: Serve
 
 async def test_silence_is_closed_with_4408() -> None:
     world = World()
-    async with serving(world, Terms(schema=schema, context_of=world.context_of, init_timeout_s=0.05)) as served, served.open() as client:
+    async with serving(world, Terms(schema=schema, context_of=world.context_of, init_timeout_s=1)) as served, served.open() as client:
         await client.send({"type": "ping"})
         assert (await client.closed())[0] == 4408
 
 
 async def test_the_deadline_of_the_init_is_not_one_of_the_conversation() -> None:
     world = World()
-    async with serving(world, Terms(schema=schema, context_of=world.context_of, init_timeout_s=0.05)) as served, served.ready() as client:
+    async with serving(world, Terms(schema=schema, context_of=world.context_of, init_timeout_s=1)) as served, served.ready() as client:
         async with served.open() as silent:
             await silent.closed()
         await client.subscribe("q", "{ actor }")

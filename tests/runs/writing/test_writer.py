@@ -108,7 +108,7 @@ async def test_many_runs_of_one_batch_are_all_settled_after_a_doubt(doubtful: Do
 
 @pytest.mark.parametrize("fate", [Fate.KEPT, Fate.LOST])
 async def test_a_run_whose_start_is_in_doubt_is_answered(doubtful: Doubtful, fate: Fate) -> None:
-    async with rig(doubtful, worker_limits=WorkerLimits(sole=doubtful.is_sqlite, lease_s=1, reconcile_s=0.1)) as parley:
+    async with rig(doubtful, worker_limits=WorkerLimits(sole=doubtful.is_sqlite, lease_s=5, reconcile_s=0.1)) as parley:
         conversation = await parley.conversation()
         doubtful.whose, doubtful.fates = "advance", iter([fate])
         run = await parley.ended((await parley.say(conversation.id, "Hi")).run)
@@ -128,7 +128,7 @@ async def test_a_connection_cut_at_its_commit_loses_nothing_and_doubles_nothing(
     cues, gates = gated(*PIECES)
     async with Proxy(database_url) as proxy:
         database = Database.open(proxy.url)
-        limits = WorkerLimits(sole=False, lease_s=1, reconcile_s=0.1)
+        limits = WorkerLimits(sole=False, lease_s=5, reconcile_s=0.1)
         async with rig(database, models=Models(Scripted([*cues, *finished()])), worker_limits=limits) as parley:
             conversation = await parley.conversation(model="test/scripted")
             proxy.cut(written, [fate], again=b"FOR NO KEY UPDATE")
