@@ -22,6 +22,7 @@ from db.engine import Database, DatabaseError
 from streams.bus import Bus, list_topic
 from streams.list_tail import ListTail
 from streams.log import Clock
+from streams.patience import patiently
 from vocabulary.lists import ListCaughtUp, ListItem, ListVersion
 
 log = structlog.get_logger()
@@ -113,7 +114,8 @@ class Feed:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.attach_s):
                 await self._bus.attach(list_topic(topic.tenant))
-        topic.tail.learn(await self._recent([topic]), now=_now())
+        recent = await patiently(lambda: self._recent([topic]), every_s=self._limits.unattached_check_s)
+        topic.tail.learn(recent, now=_now())
         topic.begun = True
         if not self._all_attached():
             self._rung.set()

@@ -19,6 +19,7 @@ import structlog
 from db import events, heads
 from db.engine import Database, DatabaseError
 from streams.bus import Announcement, Bus
+from streams.patience import patiently
 from streams.tail import Tail
 from telemetry.metrics import Metrics
 from vocabulary.events import DeltaMode, Event
@@ -164,16 +165,8 @@ class Hub:
         return False
 
     async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer, however long the database is away: that delays a stream, where an error would end it for good."""
-        told = False
-        while True:
-            try:
-                return await ask()
-            except DatabaseError as error:
-                if not told:
-                    log.warning("a stream waits for the database", error=str(error))
-                told = True
-            await asyncio.sleep(self._limits.doubt_check_s * random.uniform(0.8, 1.2))
+        """The answer, asked for as often as a doubt is looked at."""
+        return await patiently(ask, every_s=self._limits.doubt_check_s)
 
     async def head_of(self, conversation_id: str) -> int:
         found = await self.patiently(lambda: self._positions([conversation_id]))
@@ -228,9 +221,14 @@ class Hub:
         try:
             while topic.tail.incomplete:
                 self.metrics.log_refills.inc()
-                page = await self.read(topic.conversation_id, after=topic.tail.position, mode=DeltaMode.ALL)
+                before = topic.tail.position
+                page = await self.read(topic.conversation_id, after=before, mode=DeltaMode.ALL)
                 topic.tail.fill(page.events, page.end)
                 topic.wake()
+                if topic.tail.position == before:
+                    log.warning("the log ends before what was told of it", conversation_id=topic.conversation_id, head=before)
+                    self.doubt([topic.conversation_id])  # it was lost with its database: not read again and again, but now and then
+                    break
         except DatabaseError as error:
             log.warning("a hole could not be filled; trying again", conversation_id=topic.conversation_id, error=str(error))
             self.doubt([topic.conversation_id])

@@ -13,6 +13,7 @@ from runs.commands.conversations import NewConversation, create_conversation
 from streams.bus import Bus, MemoryBus
 from streams.feed import Feed, FeedLimits
 from streams.log import Log
+from tests.db.failing import FailingDatabase
 from tests.db.rows import stored_conversation
 from tests.db.statements import statements
 from tests.rig import Rig, rig, utc_now
@@ -230,6 +231,20 @@ async def test_without_redis_a_list_is_followed_by_its_checks(database: Database
             before = seen.doubts
             await change(log, conversation)
             await seen.doubts_more_than(before)
+
+
+async def test_a_list_waits_for_a_database_that_is_away(database_url: str) -> None:
+    failing = FailingDatabase.open(database_url)
+    assert isinstance(failing, FailingDatabase)
+    failing.recovered = asyncio.Event()
+    conversation = await stored_conversation(failing)
+    async with fed(failing, limits=QUICK) as (feed, log):
+        failing.failures = 3
+        async with sidebar(feed) as seen:
+            await failing.recovered.wait()
+            await change(log, conversation)
+            await seen.hears_of(conversation.id, CHANGED)
+    await failing.close()
 
 
 # ---- what it costs

@@ -309,6 +309,23 @@ async def test_who_fell_off_the_tail_waits_for_a_database_that_is_away(failing: 
             assert not failing.failures
 
 
+async def test_what_was_announced_and_then_lost_with_its_database_is_not_read_for_again_and_again(database: Database) -> None:
+    """As after a fail-over to a server that had not got the last commits yet."""
+    async with process(database, limits=HubLimits(doubt_check_s=600)) as here:
+        teller = await here.teller()
+        async with audience(here.reader, teller.conversation_id) as people:
+            [watcher] = await live(people, 1)
+            here.hub.heard(Announcement(teller.conversation_id, 1000, None))
+            async with asyncio.timeout(DEADLINE_S):
+                while here.hub.metrics.registry.get_sample_value("parley_topics_doubted_total") < 2:  # noqa: ASYNC110  (nobody tells)
+                    await asyncio.sleep(0)
+            for _ in range(20):
+                await here.hub.head_of(teller.conversation_id)
+            assert here.hub.metrics.log_refills.collect()[0].samples[0].value == 2, "when it was told, and when the doubt was looked at"
+            await teller.say("hello")
+            await watcher.reached(1)
+
+
 # ---- a bus that cannot tell everything, or nothing
 
 AT_ONCE = HubLimits(attach_s=0, doubt_check_s=0, head_check_s=600)

@@ -1,0 +1,27 @@
+"""Waiting for a database that is away: that delays a stream, where an error would end it for good."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from db.engine import DatabaseError
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+async def patiently(ask: Callable[[], Awaitable[T]], *, every_s: float) -> T:
+    """The answer, however long the database is away. Asked again about every `every_s`."""
+    told = False
+    while True:
+        try:
+            return await ask()
+        except DatabaseError as error:
+            if not told:
+                log.warning("a stream waits for the database", error=str(error))
+            told = True
+        await asyncio.sleep(every_s * random.uniform(0.8, 1.2))
