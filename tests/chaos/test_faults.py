@@ -26,7 +26,7 @@ from tests.streams.buses import running
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "1"))
 PEOPLE = int(os.environ.get("CHAOS_PEOPLE", "6"))
-LEASE_S = 2.0
+LEASE_S = 4.0
 RECONCILE_S = 5.0
 SLACK_S = 10.0  # for a machine that is busy with something else
 REST_S = 90.0  # an announcement that was lost last of all is missed after half a minute

@@ -9,5 +9,5 @@ from cluster.topology import Topology, topology
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running() -> AsyncGenerator[Topology]:
-    async with topology(LEASE_S="2", DEMO_DELAY_MS="10") as running:
+    async with topology(LEASE_S="5", DEMO_DELAY_MS="10") as running:
         yield running

@@ -21,11 +21,17 @@ SHOWN = ".graphiql-response .CodeMirror"
 
 
 async def edit(page: Page, tab: str, pattern: str, new: str) -> None:
-    """Replaces something in the editor of a tab, whose name is that of its operation; GraphiQL takes a moment to see which that is."""
+    """Replaces something in the editor of a tab, whose name is that of its operation."""
     await page.get_by_role("tab", name=tab).click()
+    await _has_seen_its_operation(page, tab)
     editor = page.locator(EDITOR)
     await expect(editor).to_contain_text(re.compile(pattern))
     await editor.evaluate("(e, [old, given]) => e.CodeMirror.setValue(e.CodeMirror.getValue().replace(RegExp(old), given))", [pattern, new])
+    await _has_seen_its_operation(page, tab)
+
+
+async def _has_seen_its_operation(page: Page, tab: str) -> None:
+    """GraphiQL takes a moment to show another tab, and to see what an editor holds."""
     await page.wait_for_function(
         "([editor, tab]) => document.querySelector(editor).CodeMirror.operationName === tab", arg=[EDITOR, tab], polling=POLLING_MS
     )

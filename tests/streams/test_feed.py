@@ -192,14 +192,14 @@ async def test_who_is_slow_is_told_the_newest_of_each_and_who_is_too_slow_to_que
         aclosing(feed.follow("default")) as slow,
     ):
         assert await anext(slow) == ListCaughtUp("default")
-        for conversation in (first, second, first, second):
+        for number, conversation in enumerate((first, second, first, second), start=2):
             await change(log, conversation)
-        await quick.until(lambda: len(quick.items) == 5)
+            await quick.until(lambda: len(quick.items) == number)  # noqa: B023  (waited for here)
         told = [await anext(slow), await anext(slow)]
         assert [(item.conversation_id, item.version) for item in told if isinstance(item, ListChange)] == [(first.id, 2), (second.id, 2)]
-        for conversation in (first, second, third, first, second):
+        for number, conversation in enumerate((first, second, third, first, second), start=6):
             await change(log, conversation)
-        await quick.until(lambda: len(quick.items) == 10)
+            await quick.until(lambda: len(quick.items) == number)  # noqa: B023  (waited for here)
         assert await anext(slow) == ListCaughtUp("default")
         await change(log, third)
         last = await anext(slow)
