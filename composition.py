@@ -57,7 +57,9 @@ async def prepare_tables(settings: Settings, database: Database) -> None:
 
 
 def bus_of(settings: Settings) -> Bus:
-    return MemoryBus() if settings.redis_url is None else RedisBus(settings.redis_url, cluster=settings.redis_cluster)
+    if settings.redis_url is None:
+        return MemoryBus()
+    return RedisBus(settings.redis_url, cluster=settings.redis_cluster, prefix=settings.redis_prefix)
 
 
 def models_of(settings: Settings) -> ModelRegistry:

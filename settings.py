@@ -145,6 +145,9 @@ class Settings(DatabaseSettings):
         description="redis://HOST:PORT (rediss: with TLS) beside PostgreSQL, nothing beside SQLite, which is for one process",
     )
     redis_cluster: bool = Field(False, description="true or false")
+    redis_prefix: str = Field(
+        "parley:", pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="up to 64 letters, digits or ._:- that all channels begin with"
+    )
     database_pool_size: int = Field(10, ge=1, le=1000, description="connections from 1 to 1000, for reading and for writing each")
     lock_timeout_s: float = Field(3, gt=0, le=60, description="seconds, more than 0, up to 60")
     idle_transaction_timeout_s: float = Field(2, gt=0, le=60, description="seconds, more than 0, up to 60 (and below LOCK_TIMEOUT_S)")

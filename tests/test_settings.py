@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from composition import bus_of
 from settings import Settings, SettingsError
+from streams.redis_bus import RedisBus
 
 SECRET = "hunter2-hunter2"
 
@@ -86,6 +88,7 @@ def test_tool_servers_are_programs_or_addresses() -> None:
         ("DATABASE_URL", "postgresql+asyncpg://me@db/parley", "PostgreSQL needs REDIS_URL"),
         ("DATABASE_URL", "postgresql+asyncpg://me@db", "postgresql+asyncpg://USER:PASSWORD@HOST/NAME"),
         ("DATABASE_URL", "postgresql://me@db/parley", "postgresql+asyncpg://USER:PASSWORD@HOST/NAME"),
+        ("REDIS_PREFIX", "{one}:", "letters, digits"),
         ("DATABASE_POOL_SIZE", "0", "connections from 1"),
         ("LOCK_TIMEOUT_S", "0", "more than 0"),
         ("STATEMENT_TIMEOUT_S", "0.5", "seconds from 1"),
@@ -153,6 +156,14 @@ def test_postgresql_and_redis_come_together() -> None:
     assert not Settings.from_environment({}).distributed
     assert (settings.worker_concurrency, settings.database_pool_size) == (100, 10)
     assert (settings.lock_timeout_s, settings.idle_transaction_timeout_s, settings.statement_timeout_s) == (3, 2, 15)
+
+
+def test_databases_that_share_a_redis_are_told_apart() -> None:
+    shared = {"DATABASE_URL": "postgresql+asyncpg://me@db/parley", "REDIS_URL": "redis://cache:6379"}
+    for more, expected in (({}, "parley:"), ({"REDIS_PREFIX": "staging:"}, "staging:")):
+        bus = bus_of(Settings.from_environment({**shared, **more}))
+        assert isinstance(bus, RedisBus)
+        assert bus.prefix == expected
 
 
 def test_who_waits_for_a_lock_outlasts_who_has_stopped_with_it() -> None:
