@@ -54,6 +54,12 @@ class Failure:
         return self.stopped
 
 
+async def _begun(ladder: Iterator[ModelRequest]) -> Iterator[ModelRequest] | None:
+    """None: there is nothing in it."""
+    first = await asyncio.to_thread(next, ladder, None)
+    return None if first is None else chain([first], ladder)
+
+
 def _too_small(window: int) -> RunError:
     told = f"The summariser's context window of {window} tokens is too small: its prompt leaves no room for what it is to sum up."
     return RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, told)
@@ -114,12 +120,11 @@ class Compaction:
             return Failure(error=RunError(RunErrorType.LLM_BAD_REQUEST, f"The summary cannot be written: there is {error}."))
         given = self._assignment(model, before, cut)
         window = self.engine.models.window(model.handle, given.model_settings)
-        ladder = requests(given, window)
-        first = await asyncio.to_thread(next, ladder, None)
-        if first is None:
+        ladder = await _begun(requests(given, window))
+        if ladder is None:
             return Failure(error=_too_small(window))
         step = self._start(model)
-        said = await self._summarised(model, chain([first], ladder), step)
+        said = await self._summarised(model, ladder, step)
         if said.error is not None:
             return Failure(error=said.error, step=step, usage=said.usage, stopped=said.stop_reason)
         before = await self._before()  # memory may have changed, and calls that waited been decided; the cut has not
