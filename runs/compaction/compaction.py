@@ -61,7 +61,7 @@ async def _begun(ladder: Iterator[ModelRequest]) -> Iterator[ModelRequest] | Non
 
 
 def _too_small(window: int) -> RunError:
-    told = f"The summariser's context window of {window} tokens is too small: its prompt leaves no room for what it is to sum up."
+    told = f"The summariser's context window of {window} tokens is too small: its prompt leaves too little room for what it is to sum up."
     return RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, told)
 
 
