@@ -128,7 +128,11 @@ async def steps_of(connection: AsyncConnection, run_ids: Iterable[str]) -> list[
 
 
 async def last_counted(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, Step]:
-    """By conversation, the last step that answered, where its provider has told how much it was shown."""
+    """By conversation, the last step that answered, where its provider has told how much it was shown, and that was the conversation.
+
+    What a request was given for itself, a system prompt or tools of the client, is counted there and nobody knows as how much. An
+    earlier step is not looked for: where every request has some, that would read them all.
+    """
     newest = (
         select(steps.c.id)
         .where(steps.c.conversation_id == conversations.c.id, steps.c.kind == RunKind.RESPONSE.value, steps.c.completed_at.is_not(None))
@@ -137,11 +141,16 @@ async def last_counted(connection: AsyncConnection, conversation_ids: Iterable[s
         .correlate(conversations)
         .scalar_subquery()
     )
-    query = select(steps).select_from(conversations.join(steps, steps.c.id == newest)).where(conversations.c.id.in_(list(conversation_ids)))
+    counted = conversations.join(steps, steps.c.id == newest).join(runs, runs.c.id == steps.c.run_id)
+    query = select(steps).select_from(counted).where(conversations.c.id.in_(list(conversation_ids)), *_NOTHING_OF_ITS_OWN)
     found = map(step_of, await connection.execute(query))
     return {step.conversation_id: step for step in found if step.usage.input_tokens and not step.usage.estimated}
 
 
+_NOTHING_OF_ITS_OWN = (
+    runs.c.request["override_system"].as_string().is_(None),
+    func.coalesce(runs.c.request["client_tools"].as_string(), "[]") == "[]",
+)
 _CHANGING = (
     "status",
     "stop_reason",

@@ -3,12 +3,13 @@
 A provider's count is of one call: of all that its model was shown then, tools included. What was said since is estimated on top of it.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llm import tokens
 from vocabulary.messages import ImagePart, Message, MessageType, ToolCallBody, ToolReturnBody, UserBody
-from vocabulary.runs import Step, Usage
+from vocabulary.runs import ClientTool, Step, Usage
 
 _WILDEST = 4.0
 _CHARACTERS_PER_TOKEN = 4  # of English prose, in every common vocabulary
@@ -61,10 +62,17 @@ def size(message: Message) -> int:
     return tokens.count(_text(message)) + images * tokens.PER_IMAGE + tokens.PER_MESSAGE
 
 
-def unreported(shown: Iterable[Message], said: Iterable[Message]) -> Usage:
-    """Of a call whose provider does not tell: good enough for an account, and nothing has to be loaded for it."""
-    read, written = (roughly(sum(len(_text(message)) for message in messages)) for messages in (shown, said))
-    return Usage(input_tokens=read, output_tokens=written, estimated=True)
+def size_of_tools(tools: Iterable[ClientTool]) -> int:
+    return sum(tokens.count(f"{tool.name}\n{tool.description}\n{json.dumps(tool.parameters)}") for tool in tools)
+
+
+def unreported(shown: int, said: int) -> Usage:
+    """Of a call of so many characters whose provider does not tell: good enough for an account, and nothing has to be loaded for it."""
+    return Usage(input_tokens=roughly(shown), output_tokens=roughly(said), estimated=True)
+
+
+def characters(messages: Iterable[Message]) -> int:
+    return sum(len(_text(message)) for message in messages)
 
 
 def roughly(characters: int) -> int:

@@ -10,7 +10,10 @@ from schema.models import ModelSettings
 class CompactionSettings:
     mode: CompactionMode = strawberry.field(description="What is summarised, and by whom.")
     model: str | None = strawberry.field(description="The handle of the model that writes the summary; null: the conversation's.")
-    model_settings: ModelSettings | None = strawberry.field(description="Settings of the call that writes the summary; null: none.")
+    model_settings: ModelSettings | None = strawberry.field(
+        description="Settings of the call that writes the summary; what they leave open is the provider's default or, when the "
+        "conversation's own model writes it, as in that model's other calls, but never their `maxOutputTokens`."
+    )
     prompt: str | None = strawberry.field(description="What the summariser is told; null: the server's own prompt.")
     prompt_acknowledgement: bool = strawberry.field(
         description="Whether the summariser's request includes an acknowledgement of the prompt, as if the model had agreed to it."

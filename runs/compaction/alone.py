@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from db import agents, conversations, runs
-from runs import state
 from runs.close import Ending
 from runs.compaction.compaction import Compaction, completed
 from runs.engine import Engine
@@ -25,8 +24,7 @@ class CompactionRun:
         failure = await self.compaction.perform(lambda run: completed(run, engine, StopReason.END_TURN))
         if failure is None:
             return None
-        stop_reason = state.STOP_REASON.get(failure.error.type, StopReason.LLM_ERROR)
-        return Ending(status=RunStatus.FAILED, stop_reason=stop_reason, error=failure.error, usage=failure.usage)
+        return Ending(status=RunStatus.FAILED, stop_reason=failure.stop_reason, error=failure.error, usage=failure.usage)
 
 
 async def load_compaction(engine: Engine, pen: Pen) -> CompactionRun:

@@ -5,19 +5,20 @@ committed nothing has changed, whatever happens, so whoever takes such a run ove
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
-from llm.model import Model, ToolDefinition
+from llm.model import Model, ModelRequest, ToolDefinition
 from llm.registry import ModelNotFound
 from runs import state
 from runs.calling import ask
 from runs.compaction.context import Context, read_context
 from runs.compaction.cuts import SLIDING, Cut, Room, choose
-from runs.compaction.summariser import SELF, Assignment, requests, summariser
+from runs.compaction.summariser import SELF, Assignment, length, requests, summariser
 from runs.compaction.summary import Summary
 from runs.engine import Engine
-from runs.sizes import size
+from runs.sizes import size, unreported
 from runs.writing.pen import Pen
 from runs.writing.writes import Compact, EndStep, Recompile, StartStep, Summarise, Write
 from vocabulary.compaction import CompactionSettings, CompactionStats, CompactionTrigger
@@ -39,11 +40,29 @@ _TOO_LONG = RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, "Not even a shortened
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Nothing has changed. `step`: the one that was begun for it and is still open; None: none was."""
+    """Nothing has changed. `step`: the one that was begun for it and is still open; None: none was. `stopped`: why its model did."""
 
     error: RunError
     step: Step | None = None
     usage: Usage = field(default_factory=Usage)
+    stopped: StopReason | None = None
+
+    @property
+    def stop_reason(self) -> StopReason:
+        if self.stopped is None or self.stopped is StopReason.END_TURN:
+            return state.STOP_REASON.get(self.error.type, StopReason.LLM_ERROR)
+        return self.stopped
+
+
+async def _begun(ladder: Iterator[ModelRequest]) -> Iterator[ModelRequest] | None:
+    """None: there is nothing in it."""
+    first = await asyncio.to_thread(next, ladder, None)
+    return None if first is None else chain([first], ladder)
+
+
+def _too_small(window: int) -> RunError:
+    told = f"The summariser's context window of {window} tokens is too small: its prompt leaves too little room for what it is to sum up."
+    return RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, told)
 
 
 def unchanged(run: Run) -> Run:
@@ -99,10 +118,15 @@ class Compaction:
             model = self.engine.models.resolve(self._summariser(before, cut))
         except ModelNotFound as error:
             return Failure(error=RunError(RunErrorType.LLM_BAD_REQUEST, f"The summary cannot be written: there is {error}."))
+        given = self._assignment(model, before, cut)
+        window = self.engine.models.window(model.handle, given.model_settings)
+        ladder = await _begun(requests(given, window))
+        if ladder is None:
+            return Failure(error=_too_small(window))
         step = self._start(model)
-        said = await self._summarised(model, before, cut, step)
+        said = await self._summarised(model, ladder, step)
         if said.error is not None:
-            return Failure(error=said.error, step=step, usage=said.usage)
+            return Failure(error=said.error, step=step, usage=said.usage, stopped=said.stop_reason)
         before = await self._before()  # memory may have changed, and calls that waited been decided; the cut has not
         stats = await asyncio.to_thread(self._stats, before, cut, said.text)
         if stats is None:
@@ -168,25 +192,32 @@ class Compaction:
         self.pen.write(StartStep(step, self.run))
         return step
 
-    async def _summarised(self, model: Model, before: Context, cut: Cut, step: Step) -> "_Said":
+    def _assignment(self, model: Model, before: Context, cut: Cut) -> Assignment:
         is_own = model.handle == self._own_model(before)
-        settings = (self.settings.model_settings or ModelSettings()).over(self.run.request.settings if is_own else ModelSettings())
-        given = Assignment(
+        return Assignment(
             shown=[*([] if before.summary is None else [before.summary]), *cut.evicted],
             mode=cut.mode,
             settings=self.settings,
-            model_settings=settings,
+            model_settings=(self.settings.model_settings or ModelSettings()).over(self._inherited() if is_own else ModelSettings()),
             system="" if before.compiled is None else before.compiled.text,
             tools=self.tools,
         )
-        ladder = requests(given, self.engine.models.window(model.handle, settings))
+
+    def _inherited(self) -> ModelSettings:
+        """How much the model may answer says nothing of how long a summary of everything needs to be."""
+        return replace(self.run.request.settings, max_output_tokens=None)
+
+    async def _summarised(self, model: Model, ladder: Iterator[ModelRequest], step: Step) -> "_Said":
         usage = Usage()
         while (request := await asyncio.to_thread(next, ladder, None)) is not None:
             summary = Summary()
             usage += await ask(self.engine, self.pen, model, request, step=step, listener=summary)
             usage += summary.usage
+            if summary.usage.is_unreported and (summary.begun or summary.stop_reason is not None):
+                usage += unreported(length(request), len(summary.text))
             if summary.error is None or summary.error.type is not RunErrorType.CONTEXT_WINDOW_OVERFLOW:
-                return _Said(text=summary.text[: self.settings.clip_chars].strip(), error=summary.error, usage=usage)
+                text = summary.text[: self.settings.clip_chars].strip()
+                return _Said(text=text, error=summary.error, usage=usage, stop_reason=summary.stop_reason)
         return _Said(error=_TOO_LONG, usage=usage)
 
     def _stats(self, before: Context, cut: Cut, text: str) -> CompactionStats | None:
@@ -216,7 +247,7 @@ class Compaction:
     ) -> None:
         message = replace(self._message(said.text, step_id=step.id), body=SummaryBody(stats=stats))
         first_kept = cut.kept[0] if cut.kept else None
-        done = replace(step, usage=said.usage, stop_reason=StopReason.END_TURN, completed_at=self.engine.clock())
+        done = replace(step, usage=said.usage, stop_reason=said.stop_reason, completed_at=self.engine.clock())
         self.run = ending(replace(self.run, usage=self.run.usage + said.usage))
         await self.pen.flush()  # nothing waits now, so what follows goes into one batch
         self.pen.write(
@@ -257,8 +288,9 @@ def _recompiled(before: Context) -> list[Write]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Said:
-    """By the summariser in all calls that it took."""
+    """By the summariser in all calls that it took. `stop_reason`: of the last; None: it has failed."""
 
     text: str = ""
     error: RunError | None = None
     usage: Usage = field(default_factory=Usage)
+    stop_reason: StopReason | None = None

@@ -7,24 +7,44 @@ from dataclasses import replace
 import structlog
 
 from llm import tokens
-from runs import state
 from runs.compaction.compaction import Compaction, unchanged
 from runs.engine import Engine
-from runs.sizes import measured
+from runs.sizes import measured, size, size_of_tools
 from runs.writing.writes import EndStep
 from vocabulary.compaction import CompactionSettings
-from vocabulary.messages import Message
-from vocabulary.runs import Run, RunError, RunErrorType, Step, StopReason, Usage
+from vocabulary.messages import Message, MessageType
+from vocabulary.runs import Run, RunError, RunErrorType, Step, Usage
 
 log = structlog.get_logger()
 
 
 async def is_due(engine: Engine, run: Run, settings: CompactionSettings, usage: Usage, context: Sequence[Message]) -> bool:
-    """After a step: whether what its call was shown has outgrown its share of the window. What the answer added counts with the next."""
-    shown = usage.input_tokens
-    if usage.estimated or not shown:
-        shown = (await asyncio.to_thread(measured, context, None)).tokens
-    return shown > settings.trigger_fraction * engine.models.window(run.model, run.request.settings)
+    """After a step: whether the conversation has outgrown its share of the window. What the answer added counts with the next.
+
+    A system prompt of this request's own goes with it: the compiled one counts in its place, and should it not fit beside what there is,
+    the provider will say so. Tools of the client come again as a rule, but no compaction makes them smaller: the share is one of what
+    they leave of the window.
+    """
+    window = engine.models.window(run.model, run.request.settings)
+    is_told = bool(usage.input_tokens) and not usage.estimated
+    if is_told and run.request.override_system is None and usage.input_tokens <= settings.trigger_fraction * window:
+        return False  # whatever the tools take; and nothing had to be loaded to say so
+    tools = await asyncio.to_thread(size_of_tools, run.request.client_tools)
+    counted = usage.input_tokens - tools if is_told else None
+    shown = await asyncio.to_thread(_shown_next, run.request.override_system, counted, context)
+    return shown > settings.trigger_fraction * max(0, window - tools)
+
+
+def _shown_next(override: str | None, counted: int | None, context: Sequence[Message]) -> int:
+    if counted is None:
+        return measured(context, None).tokens
+    if override is None:
+        return counted
+    return counted - tokens.count(override) + sum(size(message) for message in context if _is_compiled(message))
+
+
+def _is_compiled(message: Message) -> bool:
+    return message.type is MessageType.SYSTEM and not message.in_tail
 
 
 async def compact_on_the_way(compaction: Compaction, last: Step, ending: Callable[[Run], Run] = unchanged) -> RunError | None:
@@ -38,8 +58,7 @@ async def compact_on_the_way(compaction: Compaction, last: Step, ending: Callabl
     log.warning("a context was not compacted", run_id=compaction.run.id, error=failure.error.message)
     compaction.run = ending(replace(compaction.run, usage=compaction.run.usage + failure.usage))
     if failure.step is not None:
-        stop_reason = state.STOP_REASON.get(failure.error.type, StopReason.LLM_ERROR)
-        done = replace(failure.step, usage=failure.usage, stop_reason=stop_reason, completed_at=compaction.engine.clock())
+        done = replace(failure.step, usage=failure.usage, stop_reason=failure.stop_reason, completed_at=compaction.engine.clock())
         compaction.pen.write(EndStep(done, compaction.run))
     elif compaction.run.ended:
         compaction.pen.write(EndStep(last, compaction.run))

@@ -2,7 +2,7 @@
 
 Two forms: a transcript under the summariser's own prompt, and, in the modes in which the agent's model sums itself up, the conversation
 as it stands with the prompt as one more message, so that the provider's cache of it is used once more. When that is too long for the
-summariser's window, there are shorter forms: clipped tool returns, then transcripts without their middle.
+summariser's window, there are shorter forms: clipped tool returns, then transcripts without their middle; none that would say nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,6 +40,10 @@ whole. Prose has some four characters in a token, other scripts down to one; and
 """
 
 
+_LEAST_ROOM = 50
+"""Tokens of the window for a transcript without its middle: less than a few sentences tells nothing that could be summed up."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """`shown`: what is to be summed up, in order. `system` and `tools` are the conversation's, `model_settings` the summariser's."""
@@ -53,16 +57,28 @@ class Assignment:
 
 
 def requests(given: Assignment, window: int) -> Iterator[ModelRequest]:
-    """Each shorter than the one before. Those that are known not to fit into the window are left out, but for the last."""
+    """Each shorter than the one before. Those that are known not to fit into the window are left out, but for the last, which take what
+    room the prompt leaves in it. None: it leaves too little.
+    """
     clipped = replace(given, shown=[_clipped_returns(message) for message in given.shown])
     yield from (request for request in (_whole(given), _whole(clipped)) if size(request) < window)
-    script, free = transcript(clipped.shown), max(0, window - size(_told(given, "")))
-    yield from (_told(given, middle_cut(script, min(round(density * free), len(script) // part))) for density, part in _SHORTER)
+    script, free = transcript(clipped.shown), window - size(_told(given, ""))
+    if free >= _LEAST_ROOM:
+        yield from (_told(given, middle_cut(script, min(round(density * free), len(script) // part))) for density, part in _SHORTER)
 
 
 def size(request: ModelRequest) -> int:
     """In tokens, roughly."""
-    return tokens.count("\n".join([request.system, *map(str, request.history), *map(str, request.tools)]))
+    return tokens.count(_text(request))
+
+
+def length(request: ModelRequest) -> int:
+    """In characters, roughly."""
+    return len(_text(request))
+
+
+def _text(request: ModelRequest) -> str:
+    return "\n".join([request.system, *map(str, request.history), *map(str, request.tools)])
 
 
 def _whole(given: Assignment) -> ModelRequest:

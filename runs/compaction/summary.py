@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from llm.model import Delta, Failed, Finished, ModelEvent, TextStarted
-from vocabulary.runs import RunError, RunErrorType, Usage
+from vocabulary.runs import RunError, RunErrorType, StopReason, Usage
 
 _EMPTY = RunError(RunErrorType.LLM_EMPTY_RESPONSE, "The summariser answered without a summary.")
+_FILTERED = RunError(RunErrorType.LLM_ERROR, "The provider's content filter stopped the summariser.")
 
 
 @dataclass(slots=True)
@@ -37,7 +38,14 @@ class Summary:
     def error(self) -> RunError | None:
         if isinstance(self.end, Failed):
             return self.end.error
+        if self.stop_reason is StopReason.CONTENT_FILTER:
+            return _FILTERED
         return None if self.text else _EMPTY
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """None: the call has failed."""
+        return self.end.stop_reason if isinstance(self.end, Finished) else None
 
     @property
     def usage(self) -> Usage:

@@ -17,7 +17,7 @@ from runs.compaction.compaction import MAX_OVERFLOWS, Compaction, completed
 from runs.compaction.on_the_way import compact_on_the_way, is_due, relieve
 from runs.engine import Engine
 from runs.prompt import turns
-from runs.sizes import unreported
+from runs.sizes import characters, unreported
 from runs.steps.answer import Answer
 from runs.steps.calls import Calls
 from runs.tools.toolbox import Toolbox, toolbox
@@ -97,7 +97,7 @@ class Loop:
         if isinstance(said.end, Failed):
             return await self._make_room(step, said, said.end, spent)
         if said.end.usage.is_unreported:
-            spent += unreported(self.context, said.messages)
+            spent += unreported(characters(self.context), characters(said.messages))
         self.context += said.messages
         self.overflows = 0
         step, request = self._add_up(step, spent), None

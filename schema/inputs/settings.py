@@ -20,7 +20,11 @@ class ModelSettingsInput:
 class CompactionSettingsInput:
     mode: CompactionMode | None = strawberry.field(description="What is summarised, and by whom: SLIDING_WINDOW.", default=UNSET)
     model: str | None = strawberry.field(description="The handle of the model that writes the summary.", default=UNSET)
-    model_settings: ModelSettingsInput | None = strawberry.field(description="Settings of the call that writes the summary.", default=UNSET)
+    model_settings: ModelSettingsInput | None = strawberry.field(
+        description="Settings of the call that writes the summary; what they leave open is the provider's default or, when the "
+        "conversation's own model writes it, as in that model's other calls, but never their `maxOutputTokens`.",
+        default=UNSET,
+    )
     prompt: str | None = strawberry.field(description="What the summariser is told, at most a million characters.", default=UNSET)
     prompt_acknowledgement: bool | None = strawberry.field(
         description="Whether the summariser's request includes an acknowledgement of the prompt; by default not.", default=UNSET

@@ -33,6 +33,7 @@ from vocabulary.compaction import CompactionMode, CompactionOverrides, Compactio
 from vocabulary.conversations import AgentTool, Conversation, ConversationStatus
 from vocabulary.events import CaughtUp, ContextCompacted, DeltaMode, MessageChanged
 from vocabulary.messages import Message, MessageStatus, MessageType, SummaryBody, ToolCallBody, ToolReturnBody
+from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import BusyPolicy, CancelOutcome, Run, RunErrorType, RunKind, RunStatus, StopReason
 
 ALL = CompactionOverrides(mode=CompactionMode.ALL)
@@ -366,6 +367,42 @@ async def test_a_summariser_whose_window_is_too_small_is_given_less(database: Da
         failed = await compacted(parley, conversation, replace(ALL, model="test/small"))
         assert failed.error is not None
         assert (failed.error.type, failed.stop_reason) == (RunErrorType.CONTEXT_WINDOW_OVERFLOW, StopReason.CONTEXT_WINDOW_OVERFLOW)
+
+
+async def test_the_conversations_own_model_sums_up_with_its_own_settings_but_at_any_length(database: Database) -> None:
+    own, other = Windowed(), Windowed(handle="test/other")
+    async with talking(database, own, other, turns=1) as (parley, conversation):
+        of_agent = {"temperature": 0.3, "max_output_tokens": 11}
+        await update_agent(parley.engine, TENANT, AgentChange(agent_id=conversation.agent_id, model_settings=of_agent))
+
+        async def asked(model: Windowed, given: CompactionOverrides) -> ModelSettings:
+            await said(parley, conversation, LONG)
+            assert (await compacted(parley, conversation, given)).status is RunStatus.COMPLETED
+            return model.summaries[-1].settings
+
+        assert await asked(own, ALL) == ModelSettings(temperature=0.3)
+        assert own.answers[-1].settings == ModelSettings(temperature=0.3, max_output_tokens=11)
+        assert await asked(own, replace(ALL, mode=CompactionMode.SELF_COMPACT_ALL)) == ModelSettings(temperature=0.3)
+        limited = replace(ALL, model_settings=ModelSettings(max_output_tokens=99))
+        assert await asked(own, limited) == ModelSettings(temperature=0.3, max_output_tokens=99)
+        assert await asked(other, replace(ALL, model="test/other")) == ModelSettings()
+
+
+@pytest.mark.parametrize("mode", [CompactionMode.ALL, CompactionMode.SELF_COMPACT_ALL])
+async def test_a_window_that_the_prompt_alone_fills_is_refused_by_name_and_nobody_is_asked(
+    database: Database, mode: CompactionMode
+) -> None:
+    async with talking(database, model := Windowed(), turns=2) as (parley, conversation):
+        shown = await context(parley, conversation)
+        run = await compacted(parley, conversation, replace(ALL, mode=mode, model_settings=ModelSettings(context_window=200)))
+        assert run.error is not None
+        assert (run.status, run.error.type) == (RunStatus.FAILED, RunErrorType.CONTEXT_WINDOW_OVERFLOW)
+        assert run.stop_reason is StopReason.CONTEXT_WINDOW_OVERFLOW
+        assert "window of 200 tokens is too small" in run.error.message
+        assert (model.summaries, await steps(parley, run.id)) == ([], [])
+        assert await context(parley, conversation) == shown
+        assert (await said(parley, conversation, "And now?")).status is RunStatus.COMPLETED
+        await checked(parley, conversation.id)
 
 
 # ---- refused, failed, cancelled: nothing has changed

@@ -1,21 +1,27 @@
 """Compactions that nobody asks for: by threshold after a step, and when the provider refuses a context as too long."""
 
 import asyncio
+from dataclasses import replace
 
 from db.engine import Database
 from llm.model import ModelRequest
 from runs.commands.agents import AgentChange, update_agent
 from runs.commands.cancel import cancel_run
+from runs.compaction.context import read_context
+from runs.compaction.on_the_way import is_due
+from runs.sizes import Sizes
 from streams.bus import Bus
 from tests.rig import TENANT, Rig, rig
-from tests.runs.compaction.test_compaction import CLOCK, LONG, said, talking
+from tests.runs.compaction.test_compaction import CLOCK, LONG, context, said, talking
 from tests.runs.compaction.windowed import Windowed, WindowedModels, kept_in, size_of, words_of
 from tests.runs.logs import checked, only, steps
+from tests.runs.values import ASKED, RUN, message
 from vocabulary.compaction import CompactionMode, CompactionSettings, CompactionTrigger
 from vocabulary.conversations import Conversation
 from vocabulary.events import ContextCompacted
 from vocabulary.messages import MessageStatus, MessageType
-from vocabulary.runs import RunErrorType, RunKind, RunStatus, StopReason
+from vocabulary.model_settings import ModelSettings
+from vocabulary.runs import ClientTool, RunErrorType, RunKind, RunStatus, StopReason, Usage
 
 
 async def triggers(parley: Rig, conversation: Conversation) -> list[CompactionTrigger]:
@@ -102,6 +108,55 @@ async def test_a_system_prompt_larger_than_the_window_is_refused_by_name_until_i
         assert (await said(parley, conversation, "And now?")).status is RunStatus.COMPLETED
         assert model.answers[-1].system == "Be kind."
         await checked(parley, conversation.id)
+
+
+BULKY = ClientTool(name="bulky", description="Does much.", parameters={"type": "object", "description": "word " * 1000})
+
+
+async def test_a_system_prompt_of_one_request_does_not_cost_the_conversation_what_it_remembers(database: Database) -> None:
+    async with talking(database, model := Windowed(2000), turns=3) as (parley, conversation):
+        shown = await context(parley, conversation)
+        await parley.ended((await parley.say(conversation.id, "Hi", override_system="Be kind. " * 560)).run)
+        assert size_of(model.answers[-1]) > 1800
+        assert await triggers(parley, conversation) == []
+        assert (await context(parley, conversation))[: len(shown)] == shown
+        run = await parley.ended((await parley.say(conversation.id, "Hi", override_system="Be kind. " * 1000)).run)
+        assert run.error is not None
+        assert "The system prompt alone" in run.error.message
+        await checked(parley, conversation.id)
+
+
+async def test_what_a_request_had_for_itself_is_not_taken_for_a_part_of_the_conversation(database: Database) -> None:
+    async with talking(database, Windowed(), turns=2) as (parley, conversation):
+
+        async def measured_after(**own: object) -> Sizes:
+            await parley.ended((await parley.say(conversation.id, "Hi", **own)).run)
+            return (await read_context(parley.engine, conversation.id)).sizes
+
+        assert (await measured_after()).counted is not None
+        for own in ({"override_system": "Be kind. " * 500}, {"override_system": ""}, {"client_tools": (BULKY,)}):
+            assert (await measured_after(**own)).counted is None
+            assert (await measured_after()).counted is not None
+
+
+async def test_it_is_due_when_the_next_request_without_this_ones_own_would_be_too_much(parley: Rig) -> None:
+    compiled = message(MessageType.SYSTEM, "Be brief. " * 300, step_id=None, in_tail=False)  # some 900 tokens
+    plain = replace(RUN.request, settings=ModelSettings(context_window=2000))
+    long, none, tools = replace(plain, override_system="Be kind. " * 500), replace(plain, override_system=""), (BULKY,)
+    cases = [
+        (plain, 1800, False),
+        (plain, 1801, True),
+        (long, 1990, False),  # 1,500 of it its own, 900 in their place
+        (replace(long, settings=ModelSettings(context_window=1400)), 1990, True),
+        (none, 800, False),
+        (none, 1000, True),
+        (replace(plain, client_tools=tools), 1850, False),  # they leave some 980, 900 of which would have to be taken
+        (replace(plain, client_tools=tools), 1990, True),
+        (long, 0, False),  # nobody has told, so what there is is estimated
+    ]
+    for request, counted, due in cases:
+        run, usage = replace(RUN, model="demo/echo", request=request), Usage(input_tokens=counted, requests=1)
+        assert await is_due(parley.engine, run, CompactionSettings(), usage, [compiled, ASKED]) is due, (request.settings, counted)
 
 
 def silent(_: ModelRequest) -> str:

@@ -63,6 +63,16 @@ def test_what_is_known_not_to_fit_is_not_tried() -> None:
         assert size(next(requests(assigned(mode), 1_500))) < 1_500
 
 
+def test_a_window_that_leaves_too_little_beside_the_prompt_is_not_asked_to_sum_up_nothing() -> None:
+    for mode in (CompactionMode.ALL, CompactionMode.SELF_COMPACT_ALL):
+        prompt = size(next(requests(replace(assigned(mode), shown=[]), 1_000_000)))
+        assert list(requests(assigned(mode), 1)) == []
+        assert list(requests(assigned(mode), prompt)) == []
+        told = [words_of(request.history[-1]) for request in requests(assigned(mode), prompt + 100)]
+        assert len(told) == 3
+        assert all("Summary of" in script for script in told)
+
+
 @given(st.text(), st.integers(0, 50))
 def test_what_is_cut_out_is_the_middle(text: str, most: int) -> None:
     cut = middle_cut(text, most)

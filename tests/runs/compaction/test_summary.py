@@ -14,6 +14,7 @@ from runs.commands.conversations import NewConversation, create_conversation
 from runs.compaction.summary import Summary
 from tests.rig import TENANT, Rig, rig
 from tests.runs.compaction.test_compaction import ALL, LONG, compacted, context, said
+from tests.runs.compaction.windowed import words_of
 from tests.runs.logs import checked, steps, until
 from tests.runs.scripted import USAGE, Cue, Models, Scripted, call, finished, text
 from vocabulary.compaction import CompactionSettings
@@ -131,6 +132,55 @@ async def test_on_the_way_of_a_run_it_is_asked_again_too(database: Database) -> 
         answering, writing = await steps(parley, run_id)
         assert (answering.kind, writing.kind, writing.usage.requests) == (RunKind.RESPONSE, RunKind.COMPACTION, 2)
         await checked(parley, conversation.id)
+
+
+async def test_a_summary_that_its_limit_has_cut_is_taken_and_its_step_says_so(database: Database) -> None:
+    model = Scripted([*text("They tal"), *finished(StopReason.MAX_TOKENS)], handle=HANDLE)
+    async with rig(database, models=Models(model)) as parley:
+        conversation = await _talk(parley)
+        run = await compacted(parley, conversation)
+        [step] = await steps(parley, run.id)
+        assert (run.status, run.stop_reason, step.stop_reason) == (RunStatus.COMPLETED, StopReason.END_TURN, StopReason.MAX_TOKENS)
+        assert [message.text for message in await context(parley, conversation)] == ["Be brief.", "They tal"]
+
+
+async def test_a_summary_that_a_content_filter_has_stopped_is_refused_and_nothing_has_changed(database: Database) -> None:
+    model = Scripted([*text("I cannot"), *finished(StopReason.CONTENT_FILTER)], handle=HANDLE)
+    async with rig(database, models=Models(model)) as parley:
+        conversation = await _talk(parley)
+        shown = await context(parley, conversation)
+        run = await compacted(parley, conversation)
+        [step] = await steps(parley, run.id)
+        assert run.error == RunError(RunErrorType.LLM_ERROR, "The provider's content filter stopped the summariser.")
+        assert (run.status, run.stop_reason, step.stop_reason) == (RunStatus.FAILED, StopReason.CONTENT_FILTER, StopReason.CONTENT_FILTER)
+        assert (run.usage, step.usage, len(model.requests)) == (USAGE, USAGE, 1)
+        assert await context(parley, conversation) == shown
+        await checked(parley, conversation.id)
+
+
+async def test_on_the_way_of_a_run_a_filtered_summary_takes_nothing_away(database: Database) -> None:
+    filtered = [*text("I cannot"), *finished(StopReason.CONTENT_FILTER)]
+    model = Scripted(*[filtered for _ in range(3)], handle=HANDLE)
+    async with rig(database, models=Models(model)) as parley:
+        conversation = await _talk(parley, CompactionSettings(model=HANDLE, trigger_fraction=0.001))
+        shown = await context(parley, conversation)
+        answer = await steps(parley, shown[-1].run_id or "")
+        assert [step.stop_reason for step in answer] == [StopReason.END_TURN, StopReason.CONTENT_FILTER]
+        assert [message.type for message in shown].count(MessageType.SUMMARY) == 0
+        await checked(parley, conversation.id)
+
+
+@pytest.mark.parametrize("end", [Finished(REFUSED, StopReason.END_TURN), Failed(RunError(RunErrorType.LLM_ERROR, "Lost."), REFUSED)])
+async def test_usage_that_a_summarisers_provider_does_not_tell_is_estimated(database: Database, end: Finished | Failed) -> None:
+    model = Scripted([*text("They talked."), end], handle=HANDLE)
+    async with rig(database, models=Models(model)) as parley:
+        run = await compacted(parley, await _talk(parley))
+        [step] = await steps(parley, run.id)
+        assert step.usage == run.usage
+        assert (run.usage.requests, run.usage.output_tokens, run.usage.estimated) == (1, 3, True)
+        [asked] = model.requests
+        exactly = (len(asked.system) + len(words_of(asked.history[0]))) // 4
+        assert exactly <= run.usage.input_tokens <= exactly + 50
 
 
 # ---- what counts of it
