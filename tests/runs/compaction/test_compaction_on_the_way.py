@@ -141,4 +141,7 @@ async def test_an_answer_is_not_given_twice_when_the_worker_is_lost_during_the_c
         assert (run.status, run.stop_reason) == (RunStatus.COMPLETED, StopReason.END_TURN)
         assert len(model.answers) == 1
         only(await parley.history(conversation.id), MessageType.ASSISTANT)
+        answering, abandoned = await steps(parley, run.id)
+        assert (answering.stop_reason, abandoned.kind) == (StopReason.END_TURN, RunKind.COMPACTION)
+        assert (abandoned.stop_reason, abandoned.completed_at, abandoned.usage.estimated) == (None, None, True)
         await checked(parley, conversation.id)
