@@ -10,7 +10,7 @@ from streams.bus import Bus
 from tests.rig import TENANT, Rig, rig
 from tests.runs.compaction.test_compaction import CLOCK, LONG, said, talking
 from tests.runs.compaction.windowed import Windowed, WindowedModels, kept_in, size_of, words_of
-from tests.runs.logs import checked, only, steps
+from tests.runs.logs import checked, eventually, only, steps
 from vocabulary.compaction import CompactionMode, CompactionSettings, CompactionTrigger
 from vocabulary.conversations import Conversation
 from vocabulary.events import ContextCompacted
@@ -136,6 +136,11 @@ async def test_an_answer_is_not_given_twice_when_the_worker_is_lost_during_the_c
         model.before_summary = asyncio.Event()
         sent = await parley.say(conversation.id, LONG * 14)
         await asyncio.wait_for(model.summarising.wait(), 20)
+
+        async def both_steps_are_stored() -> bool:
+            return len(await steps(parley, sent.run.id)) == 2
+
+        await eventually(both_steps_are_stored)
     async with rig(database, models=WindowedModels(model), tools=[CLOCK]) as parley:
         run = await parley.ended(sent.run)
         assert (run.status, run.stop_reason) == (RunStatus.COMPLETED, StopReason.END_TURN)
