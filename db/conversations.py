@@ -1,6 +1,5 @@
 """Conversations, read together with their heads. Their status is not stored: it follows from their runs."""
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +9,7 @@ from sqlalchemy import ColumnElement, Exists, Row, Select, bindparam, case, exis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
+from db.dialect import contains
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_page, fetch_pages
 from db.tables import agents, conversations, heads, messages, runs
 from vocabulary.conversations import Conversation, ConversationOrderField, ConversationStatus
@@ -17,8 +17,6 @@ from vocabulary.lists import ListVersion
 from vocabulary.model_settings import ModelSettings
 from vocabulary.runs import LIVE_STATUSES, RunKind, RunStatus
 from vocabulary.text import folded
-
-_ESCAPE = "\\"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +188,7 @@ def _matching(only: Filter) -> Iterator[ColumnElement[bool]]:
     if only.agent_id is not None:
         yield conversations.c.agent_id == only.agent_id
     if only.summary_contains:
-        yield conversations.c.summary_folded.like(f"%{_literal(folded(only.summary_contains))}%", escape=_ESCAPE)
-
-
-def _literal(text: str) -> str:
-    """As a pattern that matches itself."""
-    return re.sub(r"[\\%_]", r"\\\g<0>", text)
+        yield contains(conversations.c.summary_folded, folded(only.summary_contains))
 
 
 async def counts(connection: AsyncConnection, tenant: str, agent_ids: Collection[str]) -> dict[str, int]:

@@ -1,5 +1,6 @@
-"""The few spellings of SQL that SQLAlchemy does not unify: many rows in one statement, rows as a JSON array, the clock."""
+"""The few spellings of SQL that SQLAlchemy does not unify: many rows in one statement, rows as JSON, a text in a text, the clock."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     ColumnElement,
     FromClause,
     Subquery,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     column,
     func,
     insert,
+    literal,
     literal_column,
     select,
     text,
@@ -85,6 +88,31 @@ def _time_or_last_sqlite(element: time_or_last, compiler: SQLCompiler, **kw: Any
 def _time_or_last_postgresql(element: time_or_last, compiler: SQLCompiler, **kw: Any) -> str:
     time, descending = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"COALESCE({time}, '{'-' if descending == 'true' else ''}infinity'::timestamp with time zone)"
+
+
+class contains(FunctionElement[bool]):  # noqa: N801
+    """Whether a text holds another, taken literally."""
+
+    type = Boolean()
+    inherit_cache = True
+
+    def __init__(self, whole: ColumnElement[str], part: str) -> None:
+        pattern = re.sub(r"[\\%_]", r"\\\g<0>", part)
+        super().__init__(whole, literal(part), literal(f"%{pattern}%"))
+
+
+@compiles(contains, "sqlite")
+def _contains_sqlite(element: contains, compiler: SQLCompiler, **kw: Any) -> str:
+    # Its LIKE refuses patterns of more than 50,000 bytes.
+    whole, part, _ = element.clauses
+    return f"(instr({compiler.process(whole, **kw)}, {compiler.process(part, **kw)}) > 0)"
+
+
+@compiles(contains, "postgresql")
+def _contains_postgresql(element: contains, compiler: SQLCompiler, **kw: Any) -> str:
+    # Only for a LIKE does it use a trigram index.
+    whole, _, pattern = element.clauses
+    return f"({compiler.process(whole, **kw)} LIKE {compiler.process(pattern, **kw)})"
 
 
 class json_rows(FunctionElement[Any]):  # noqa: N801
@@ -202,4 +230,4 @@ def _array_parameter(name: str, kind: TypeEngine[Any]) -> str:
 _postgresql = postgresql.dialect()
 
 
-__all__ = ["Tid", "batch", "func", "insert_rows", "json_rows", "now", "seconds_from_now", "tid_of"]
+__all__ = ["Tid", "batch", "contains", "func", "insert_rows", "json_rows", "now", "seconds_from_now", "tid_of"]

@@ -125,9 +125,9 @@ async def fetch_pages(
 
 
 def _one(rows: Select[Any], order: KeysetOrder, window: Window) -> Select[Any]:
-    """A page and one row more, each with whether any row lies on the far side of the cursor it started from.
+    """A page and one row more, each with whether any row lies on the far side of the cursor it started from, and of the other one.
 
-    That flag hangs on a row of its own, which is there also when the page is empty.
+    Those flags hang on a row of their own, which is there also when the page is empty.
     """
     page = _keyed(rows, order)
     if window.after is not None:
@@ -135,16 +135,20 @@ def _one(rows: Select[Any], order: KeysetOrder, window: Window) -> Select[Any]:
     if window.before is not None:
         page = page.where(order.beyond(window.before, forward=False))
     page = page.order_by(*order.sorting(forward=window.forward)).limit(window.size + 1)
-    start = window.after if window.forward else window.before
-    behind = false() if start is None else exists(rows.where(order.up_to(start, forward=window.forward)))
-    flag, body = select(behind.label("behind_")).subquery(), page.subquery()
-    return select(flag.c.behind_, *body.c).select_from(flag.outerjoin(body, true()))
+    before, after = _any_up_to(rows, order, window.after, forward=True), _any_up_to(rows, order, window.before, forward=False)
+    behind, ahead = (before, after) if window.forward else (after, before)
+    flags, body = select(behind.label("behind_"), ahead.label("ahead_")).subquery(), page.subquery()
+    return select(flags.c.behind_, flags.c.ahead_, *body.c).select_from(flags.outerjoin(body, true()))
+
+
+def _any_up_to(rows: Select[Any], order: KeysetOrder, key: Key | None, *, forward: bool) -> ColumnElement[bool]:
+    return false() if key is None else exists(rows.where(order.up_to(key, forward=forward)))
 
 
 def _many(rows: Select[Any], parent: Column[str], order: KeysetOrder, window: Window, *, lateral: bool) -> Select[Any]:
     """The first or last rows of each parent. Both forms make one short index scan per parent, which a window function would not."""
     asked = batch(bindparam("parents", type_=Json), {"parent_": Identifier}, name="asked")
-    page = _keyed(rows, order).add_columns(false().label("behind_")).where(parent == asked.c.parent_)
+    page = _keyed(rows, order).add_columns(false().label("behind_"), false().label("ahead_")).where(parent == asked.c.parent_)
     ends = page.order_by(*order.sorting(forward=window.forward)).limit(window.size + 1).correlate(asked)
     if lateral:
         body = ends.lateral()
@@ -159,13 +163,14 @@ def _keyed(rows: Select[Any], order: KeysetOrder) -> Select[Any]:
 
 def _page(rows: Sequence[Row[Any]], order: KeysetOrder, window: Window, item_of: Callable[[Row[Any]], T]) -> Page[T]:
     # Sorted here: the order of a joined or correlated subquery is nobody's promise.
-    behind = bool(rows and rows[0].behind_)
+    behind, ahead = bool(rows and rows[0].behind_), bool(rows and rows[0].ahead_)
     slices = [Slice(item_of(row), tuple(getattr(row, f"key_{i}_") for i in range(len(order.columns)))) for row in rows if row.present_]
     slices.sort(key=lambda s: [_sortable(value, last=not order.descending) for value in s.key], reverse=order.descending)
     more = len(slices) > window.size
     if more:
         slices = slices[:-1] if window.forward else slices[1:]
-    return Page(tuple(slices), has_next=more if window.forward else behind, has_previous=behind if window.forward else more)
+    ahead = more or ahead
+    return Page(tuple(slices), has_next=ahead if window.forward else behind, has_previous=behind if window.forward else ahead)
 
 
 def _sortable(value: Any, *, last: bool) -> tuple[bool, Any]:

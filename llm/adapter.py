@@ -101,7 +101,8 @@ def _ending(answer: StreamedResponse, incoming: Incoming) -> Iterator[ModelEvent
         return
     if refusal := details.get("refusal"):
         yield from incoming.text(refusal)
-    stop_reason, closing = STOP_REASONS.get(reason, StopReason.END_TURN), list(incoming.close())
+    stop_reason = STOP_REASONS.get(reason, StopReason.END_TURN)
+    closing = list(incoming.close(cut=stop_reason is not StopReason.END_TURN))
     if stop_reason is StopReason.END_TURN and not incoming.answered:
         yield Failed(RunError(RunErrorType.LLM_EMPTY_RESPONSE, "The model answered with neither text nor a tool call."), usage)
         return

@@ -71,12 +71,12 @@ class Incoming:
         yield from self._begin(_Text())
         yield from self._pushed(text)
 
-    def close(self) -> Iterator[ModelEvent]:
-        """The answer is complete."""
+    def close(self, *, cut: bool = False) -> Iterator[ModelEvent]:
+        """Nothing more comes. `cut`: the model was stopped before it had said all."""
         yield from self._end_current()
         for call in self._parts.values():
             if isinstance(call, _ToolCall):
-                yield from call.end()
+                yield from call.end(cut=cut)
 
     def _start(self, place: int, part: ModelResponsePart) -> Iterator[ModelEvent]:
         match part:
@@ -215,26 +215,29 @@ def _kept(part: ThinkingPart) -> dict[str, Any] | None:
 
 
 class _ToolCall:
-    """Arguments come as JSON text, or, from providers that do not stream them, as an object."""
+    """Arguments come as JSON text, or, from providers that do not stream them, as an object. No word of them means that there are none,
+    unless the model was cut: then they are not known, and the call must not be run as if they were.
+    """
 
     def __init__(self, index: int) -> None:
         self.index = index
         self._joiner = Joiner()
-        self._object: dict[str, Any] = {}
+        self._object: dict[str, Any] | None = None
         self._streamed = False
 
     def push(self, arguments: str | dict[str, Any] | None) -> Iterator[ModelEvent]:
         if isinstance(arguments, dict):
-            self._object |= arguments
+            self._object = (self._object or {}) | arguments
         elif arguments and (text := self._joiner.push(arguments)):
             yield self._delta(text)
 
-    def end(self) -> Iterator[ModelEvent]:
+    def end(self, *, cut: bool) -> Iterator[ModelEvent]:
         if rest := self._joiner.flush():
             yield self._delta(rest)
-        if not self._streamed:
+        if not self._streamed and not (cut and self._object is None):
+            given = self._object or {}
             # What is nested too deeply is never run, but shown; orjson does not write it.
-            arguments = self._object if is_too_deep(self._object) else storable_json(self._object)
+            arguments = given if is_too_deep(given) else storable_json(given)
             yield self._delta(storable(json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))))
         yield ToolCallEnded(self.index)
 

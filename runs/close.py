@@ -65,11 +65,16 @@ async def close_runs(engine: Engine, transaction: Transaction, head: Head, closi
     """As `close_run`, for several live runs of one conversation, which tells of it once."""
     ended = await end_runs(engine, transaction, head, closing, ending)
     times = {"last_run_completed_at": transaction.now, "updated_at": transaction.now}
-    if any(run.status is RunStatus.RUNNING for run in closing):
+    if any(_leaves_messages(run) for run in closing):
         times["last_message_at"] = transaction.now
     await announce_conversation(transaction, head, head.take_sequence(), times)
     await engine.dispatcher.defer(transaction, head.conversation_id)
     return ended
+
+
+def _leaves_messages(run: Run) -> bool:
+    """What is still in line has nothing to say, unless it was to go on with calls: those are answered."""
+    return run.status is RunStatus.RUNNING or run.request.answers is not None
 
 
 async def end_runs(engine: Engine, transaction: Transaction, head: Head, closing: Sequence[Run], ending: Ending) -> list[Run]:
@@ -121,6 +126,8 @@ async def _account(transaction: Transaction, run: Run, ending: Ending | None, wr
     step = steps[-1]
     if step.usage.requests > 0:  # a call that was over is on the run's account already
         usage = told or Usage()
+        if ending is not None and ending.status is RunStatus.COMPLETED:
+            stop_reason = step.stop_reason  # it was abandoned: what the run ends with is the step's before it
     elif told is None:
         usage = Usage(requests=1) + await _estimated(transaction, step, written)
     elif told.is_unreported and any(message.step_id == step.id and _length(message) for message in written):

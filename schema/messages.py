@@ -65,7 +65,7 @@ class SystemMessage(Message):
 class UserMessage(Message):
     content: list[ContentPart] = strawberry.field(description="What was sent, piece by piece.")
     client_message_id: str | None = strawberry.field(description="The client's own name for this message, if it gave one.")
-    sender: str | None = strawberry.field(description="Who said it, where several people talk.")
+    sender: str | None = strawberry.field(description="Who said it, where several people talk; the model that answers was not told.")
 
 
 @strawberry.type(description="What the model answered.")

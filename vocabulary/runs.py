@@ -191,3 +191,8 @@ class Step:
     started_at: datetime
     completed_at: datetime | None
     kind: RunKind = RunKind.RESPONSE
+
+    @property
+    def counts(self) -> bool:
+        """Against the limit of its run."""
+        return self.completed_at is not None and self.kind is RunKind.RESPONSE

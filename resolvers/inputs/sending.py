@@ -115,21 +115,27 @@ def _part(path: str, given: ContentPartInput) -> ContentPart:
 
 
 def _image(path: str, given: ImageInput) -> ImagePart:
-    """What no provider could read would stay in the conversation, and break each of its later runs."""
-    is_data = given.url.startswith("data:")
-    if not (is_data or given.url.startswith(("https://", "http://"))):
+    """What no provider could read would stay in the conversation, and break each of its later runs. What is blind to case comes lower."""
+    scheme, _, rest = given.url.partition(":")
+    is_data = scheme.lower() == "data"
+    if not (is_data or (scheme.lower() in ("https", "http") and rest.startswith("//"))):
         raise BadUserInput(f"{path}.url", "must begin with https://, http:// or data:image/")
-    url = text(f"{path}.url", given.url, at_most=_MAX_DATA_URL if is_data else _MAX_LINK)
-    told = _kind_of_data(path, url) if is_data else _checked_link(path, url)
-    if given.media_type is not None and not (_MEDIA_TYPE.fullmatch(given.media_type) and len(given.media_type) <= MAX_NAME):
+    url = text(f"{path}.url", f"{scheme.lower()}:{rest}", at_most=_MAX_DATA_URL if is_data else _MAX_LINK)
+    kind = None if given.media_type is None else given.media_type.lower()
+    if kind is not None and not (_MEDIA_TYPE.fullmatch(kind) and len(kind) <= MAX_NAME):
         raise BadUserInput(f"{path}.mediaType", "must be that of an image, such as image/png")
-    if told is not None and given.media_type not in (None, told):
-        raise BadUserInput(f"{path}.mediaType", f"contradicts the URL, which says {told}")
-    return ImagePart(url, given.media_type)
+    return _embedded(path, url, kind) if is_data else _linked(path, url, kind)
 
 
-def _kind_of_data(path: str, url: str) -> str:
+def _embedded(path: str, url: str, kind: str | None) -> ImagePart:
     described, _, data = url.partition(",")
+    told = _kind_of_data(path, described.lower(), data)
+    if kind not in (None, told):
+        raise BadUserInput(f"{path}.mediaType", f"contradicts the URL, which says {told}")
+    return ImagePart(f"{described.lower()},{data}", kind)
+
+
+def _kind_of_data(path: str, described: str, data: str) -> str:
     try:
         told = _DATA_URL.fullmatch(described)
         if not (told and a2b_base64(data, strict_mode=True)):
@@ -139,11 +145,12 @@ def _kind_of_data(path: str, url: str) -> str:
     return told[1]
 
 
-def _checked_link(path: str, url: str) -> None:
-    """A link says no kind."""
+def _linked(path: str, url: str, kind: str | None) -> ImagePart:
     try:
-        names_a_host = bool(urlsplit(url).hostname)
+        parts = urlsplit(url)
+        can_be_opened = bool(parts.hostname) and parts.port != 0
     except ValueError:
-        names_a_host = False
-    if not names_a_host or not url.isprintable() or " " in url:
-        raise BadUserInput(f"{path}.url", "must be a whole URL, with a host and without spaces")
+        can_be_opened = False
+    if not can_be_opened or not url.isprintable() or " " in url:
+        raise BadUserInput(f"{path}.url", "must be a whole URL, with a host, no port but 1 to 65535 and without spaces")
+    return ImagePart(url, kind)

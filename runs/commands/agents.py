@@ -116,7 +116,7 @@ async def update_agent(engine: Engine, tenant: str, change: AgentChange) -> Agen
         agent = await agents.lock(transaction.connection, tenant, change.agent_id)
         if agent is None:
             raise AgentNotFound(change.agent_id)
-        updated = changed(
+        wanted = changed(
             agent,
             name=change.name,
             description=change.description,
@@ -125,11 +125,12 @@ async def update_agent(engine: Engine, tenant: str, change: AgentChange) -> Agen
             model_settings=replace(agent.model_settings, **change.model_settings),
             compaction_settings=agent.compaction_settings.changed(change.compaction_settings),
             tools=_tools(agent, change),
-            updated_at=transaction.now,
         )
+        other_blocks = change.blocks is not KEPT and await _replace_blocks(transaction, agent, change.blocks)
+        if wanted == agent and not other_blocks:
+            return agent
+        updated = replace(wanted, updated_at=transaction.now)
         await agents.save(transaction.connection, updated)
-        if change.blocks is not KEPT:
-            await _replace_blocks(transaction, updated, change.blocks)
         return updated
 
 
@@ -161,13 +162,15 @@ def _tools(agent: Agent, change: AgentChange) -> tuple[AgentTool, ...] | Kept:
     )
 
 
-async def _replace_blocks(transaction: Transaction, agent: Agent, given: tuple[GivenBlock, ...]) -> None:
+async def _replace_blocks(transaction: Transaction, agent: Agent, given: tuple[GivenBlock, ...]) -> bool:
+    """Whether there was anything to do."""
     had = {block.label: block for block in await blocks.lock_shared(transaction.connection, agent.id)}
     wanted = [_given_block(agent, had.get(block.label), block, transaction.now) for block in given]
     labels = {block.label for block in wanted}
     await blocks.remove(transaction.connection, [block.id for label, block in had.items() if label not in labels])
     await blocks.save(transaction.connection, [block for block in wanted if block.label in had and block != had[block.label]])
     await blocks.create(transaction.connection, [block for block in wanted if block.label not in had])
+    return {block.label: block for block in wanted} != had
 
 
 def _given_block(agent: Agent, had: Block | None, given: GivenBlock, now: datetime) -> Block:

@@ -104,6 +104,7 @@ async def deny_pending(
     denied = {call.id: Deny(reason) for call in pending.waiting}
     calls, _ = await decide(transaction, head, pending, denied, run_id=pending.request.run_id, told_by=None)
     await write_returns(transaction, head, calls, run_id=pending.request.run_id, told_by=None)
+    await conversations.touch(transaction.connection, [head.conversation_id], {"last_message_at": transaction.now})
     return True
 
 

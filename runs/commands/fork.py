@@ -190,6 +190,7 @@ class _Copy:
             raise ConversationNotFound(self.source.id)  # deleted meanwhile, and perhaps rid of its conversations already
         if self.unanswered:
             await self._store(transaction, head, [self._answer(transaction, head)])
+            self.last_message_at = transaction.now
         own = await blocks.by_conversation(transaction.connection, [self.source.id])
         copies = [replace(block, id=new_id(Noun.BLOCK), conversation_id=self.fork.id, updated_at=transaction.now) for block in own]
         await blocks.create(transaction.connection, copies)

@@ -157,7 +157,7 @@ async def _go_on(
     calls, response = await decide(transaction, head, pending, clipped_decisions, run_id=run_id, told_by=run_id)
     steps = await runs.steps_of(transaction.connection, [asking.id])
     run = replace(
-        _following(asking, calls, steps_done=sum(step.completed_at is not None for step in steps)),
+        _following(asking, calls, steps_done=sum(step.counts for step in steps)),
         id=run_id,
         idempotency_key=None if request is None else request.idempotency_key,
         body_hash=request.body_hash if request is not None and request.idempotency_key else None,

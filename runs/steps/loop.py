@@ -265,7 +265,7 @@ async def load(engine: Engine, pen: Pen) -> Loop | CompactionRun:
         written = await messages.of_run(connection, run.id) if steps else []
     assert agent is not None, "agents are never removed while they have conversations"
     tools = toolbox(engine.tools, agent.tools, run.request.client_tools)
-    done = [step for step in steps if step.completed_at is not None and step.kind is RunKind.RESPONSE]
+    done = [step for step in steps if step.counts]
     answered = _answered(done[-1], written) if done else None
     return Loop(engine, pen, run, agent, context, steps_begun=len(steps), steps_done=len(done), tools=tools, answered=answered)
 

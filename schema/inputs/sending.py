@@ -25,7 +25,9 @@ class MessageInput:
     text: str | None = strawberry.field(description="The message, if it is nothing but text.")
     content: list[ContentPartInput] | None = strawberry.field(description="The message, piece by piece.")
     client_message_id: str | None = strawberry.field(description="Your own name for it, given back with the message.")
-    sender: str | None = strawberry.field(description="Who says it, where several people talk.")
+    sender: str | None = strawberry.field(
+        description="Who says it, where several people talk; the model is not told, so write it into the text if it should know."
+    )
 
 
 @strawberry.input(description="A tool that you run yourself: calls of it wait for your result.")

@@ -59,3 +59,10 @@ async def test_a_search_finds_what_a_summary_is_and_not_what_it_was(database: Da
     async with database.write() as connection:
         await conversations.save(connection, a_conversation(conversation.agent_id, id=conversation.id, summary="AFTER"))
     assert (await _found(database, "before"), await _found(database, "after")) == (set(), {"AFTER"})
+
+
+@pytest.mark.parametrize("letter", ["\N{MUSICAL SYMBOL EIGHTH NOTE}", "\N{HEBREW LETTER SHIN WITH DAGESH AND SHIN DOT}", "%"])
+async def test_a_search_may_be_for_the_longest_text_whatever_folding_makes_of_it(database: Database, letter: str) -> None:
+    long = letter * 10_000
+    await _titled(database, long, long[1:])
+    assert await _found(database, long) == {long}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import product
 from uuid import uuid4
 
 import pytest
@@ -209,6 +210,25 @@ async def test_a_window_between_two_cursors_holds_what_lies_between(database: Da
             window = Window(size=9, forward=forward, after=(3,), before=(7,))
             page = (await messages.pages(connection, [conversation.id], Filter(), window))[conversation.id]
             assert [part.item.ordinal for part in page.slices] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("forward", [True, False])
+async def test_a_page_knows_what_is_around_it_whatever_cursors_it_was_asked_with(database: Database, forward: bool) -> None:
+    conversation = await stored_conversation(database)
+    async with database.write() as connection:
+        await messages.create(connection, [a_message(conversation.id, ordinal=o, sequence=o) for o in range(1, 6)])
+    cursors = [None, *((o,) for o in range(1, 6))]
+    async with database.read() as connection:
+        for size, after, before in product([1, 2, 10], cursors, cursors):
+            window = Window(size=size, forward=forward, after=after, before=before)
+            with statements() as asked:
+                page = (await messages.pages(connection, [conversation.id], Filter(), window))[conversation.id]
+            assert len(asked) == 1
+            between = [o for o in range(1, 6) if (after is None or o > after[0]) and (before is None or o < before[0])]
+            expected = between[:size] if forward else between[-size:]
+            assert [part.item.ordinal for part in page.slices] == expected
+            around = (expected[0] > 1, expected[-1] < 5) if expected else (after is not None, before is not None)
+            assert (page.has_previous, page.has_next) == around, window
 
 
 async def test_runs_are_paged_by_conversation_and_status(database: Database) -> None:

@@ -19,10 +19,10 @@ from vocabulary.messages import HiddenReasoningState, ReasoningBody
 from vocabulary.runs import StopReason, Usage
 
 
-def fed(*events: ModelResponseStreamEvent) -> Answered:
+def fed(*events: ModelResponseStreamEvent, cut: bool = False) -> Answered:
     incoming = Incoming()
     ours: list[ModelEvent] = [ours for event in events for ours in incoming.feed(event)]
-    return read([*ours, *incoming.close(), Finished(Usage(), StopReason.END_TURN)])
+    return read([*ours, *incoming.close(cut=cut), Finished(Usage(), StopReason.END_TURN)])
 
 
 def test_parts_with_nothing_in_them_are_not_shown() -> None:
@@ -80,3 +80,14 @@ def test_arguments_as_objects_become_json_text_at_the_end() -> None:
 def test_a_call_that_is_told_twice_is_one_call() -> None:
     call = PartStartEvent(index=0, part=ToolCallPart("clock", "{}", "id"))
     assert fed(call, call).calls == [("clock", "{}")]
+
+
+def test_a_call_without_a_word_of_arguments_has_none_unless_the_model_was_cut() -> None:
+    for nothing in (None, ""):
+        started = PartStartEvent(index=0, part=ToolCallPart("clock", nothing, "id"))
+        assert [fed(started, cut=cut).calls for cut in (False, True)] == [[("clock", "{}")], [("clock", "")]]
+
+
+def test_arguments_that_were_given_are_kept_also_when_the_model_was_cut() -> None:
+    for given, kept in (({}, "{}"), ({"hours": 24}, '{"hours":24}'), ('{"hou', '{"hou')):
+        assert fed(PartStartEvent(index=0, part=ToolCallPart("clock", given, "id")), cut=True).calls == [("clock", kept)]

@@ -115,6 +115,20 @@ def test_null_for_an_argument_with_a_default_means_the_default() -> None:
     assert wait_s(_send(wait_seconds=None)) == 0
 
 
+@pytest.mark.parametrize(
+    ("url", "kind", "stored"),
+    [
+        ("HTTP://Example.org:8080/A.png", None, ImagePart("http://Example.org:8080/A.png")),
+        ("Https://example.org:/a.png", "IMAGE/Png", ImagePart("https://example.org:/a.png", "image/png")),
+        ("data:image/png;base64,AbCd", "image/PNG", ImagePart("data:image/png;base64,AbCd", "image/png")),
+        ("Data:image/PNG;BASE64,AbCd", "image/png", ImagePart("data:image/png;base64,AbCd", "image/png")),
+    ],
+)
+def test_an_image_is_taken_in_any_case_and_kept_in_lower_where_case_says_nothing(url: str, kind: str | None, stored: ImagePart) -> None:
+    (message,) = send_request(_send(_message(content=[_image(url, kind)]))).messages
+    assert message.content == (stored,)
+
+
 def test_a_message_is_text_or_pieces() -> None:
     picture = "data:image/png;base64,AAAA"
     sent = send_request(
@@ -202,7 +216,19 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: send_request(_send(_message(content=[_image("https://" + "x" * 9000)]))), f"{IN_MESSAGE}.content[0].image.url"),
     *(
         (lambda url=url: send_request(_send(_message(content=[_image(url)]))), f"{IN_MESSAGE}.content[0].image.url")
-        for url in ("http://", "https:///a.png", "http://exa mple.org/a", "https://[::1/a", "https://:80/a", "http://example.org/\n")
+        for url in (
+            "http://",
+            "https:///a.png",
+            "http://exa mple.org/a",
+            "https://[::1/a",
+            "https://:80/a",
+            "http://example.org/\n",
+            "http:a.png",
+        )
+    ),
+    *(
+        (lambda url=url: send_request(_send(_message(content=[_image(url)]))), f"{IN_MESSAGE}.content[0].image.url")
+        for url in ("http://h:99999/", "http://h:abc/", "http://h:-1/", "http://h:0/", "HTTPS://h:65536/", "data", "DATA:text/html,hi")
     ),
     *(
         (lambda kind=kind: send_request(_send(_message(content=[_image("https://x", kind)]))), f"{IN_MESSAGE}.content[0].image.mediaType")

@@ -229,6 +229,21 @@ def _returned(history: Sequence[Any]) -> str:
     return body.tool_returns[0].output
 
 
+@pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
+async def test_a_call_whose_arguments_were_cut_off_is_not_run_without_them(remote: Rig, provider: Provider, finish_reason: str) -> None:
+    provider.script(Answer(tool_calls=[Call("current_time", "")], finish_reason=finish_reason), Answer(text="Then not."))
+    conversation = await remote.conversation(model="local/m", tools=["current_time"])
+    run = await remote.ended((await remote.say(conversation.id, "What time is it?")).run)
+    assert (run.status, run.stop_reason) == (RunStatus.COMPLETED, StopReason.END_TURN)
+    await checked(remote, conversation.id)
+    history = await remote.history(conversation.id)
+    called = only(history, MessageType.TOOL_CALL).body
+    assert isinstance(called, ToolCallBody)
+    assert [(call.arguments_text, call.state) for call in called.tool_calls] == [("", ToolCallState.FAILED)]
+    assert _returned(history).startswith("The arguments cannot be read as JSON")
+    assert _returned(history) in _well_formed(provider.requests[-1])[-1]["content"]
+
+
 async def test_a_context_that_the_provider_refuses_is_compacted_and_asked_again(remote: Rig, provider: Provider) -> None:
     too_long = {"error": {"message": "This model's maximum context length is 512 tokens.", "code": "context_length_exceeded"}}
     conversation = await remote.conversation(model="local/m", tools=["current_time"])

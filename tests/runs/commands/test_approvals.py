@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,8 +13,9 @@ from db.engine import Database
 from llm.model import ModelRequest, ToolCallTurn, ToolReturnTurn
 from llm.registry import ModelNotFound
 from runs.close import Ending, close_run
-from runs.commands.agents import NewAgent, create_agent
+from runs.commands.agents import AgentChange, NewAgent, create_agent, update_agent
 from runs.commands.approvals import Approve, Decision, Deny, PendingApproval, Result, deny_pending
+from runs.commands.cancel import cancel_conversation, cancel_run
 from runs.commands.conversations import NewConversation, create_conversation
 from runs.commands.idempotency import IdempotencyConflict
 from runs.commands.respond import Answer, NoPendingToolCalls, Respond, Responded, ToolCallMismatch, WrongDecision, expire, respond
@@ -23,8 +24,9 @@ from runs.tools.registry import Arguments, ServerTool, ToolContext
 from runs.workers.worker import WorkerLimits
 from tests.rig import TENANT, Rig, rig, utc_now
 from tests.runs.doubt import Forgetful, Mortal
-from tests.runs.logs import checked, only, rows, until
-from tests.runs.scripted import Cue, Models, Scripted, call, finished
+from tests.runs.logs import checked, only, rows, steps, until
+from tests.runs.scripted import Cue, Models, Scripted, call, finished, text
+from vocabulary.compaction import CompactionMode
 from vocabulary.conversations import AgentTool, Conversation, ConversationStatus
 from vocabulary.events import Payload, RunChanged
 from vocabulary.messages import (
@@ -37,7 +39,7 @@ from vocabulary.messages import (
     ToolReturnStatus,
     ToolSource,
 )
-from vocabulary.runs import BusyPolicy, ClientTool, Run, RunStatus, StopReason
+from vocabulary.runs import BusyPolicy, CancelOutcome, ClientTool, Run, RunKind, RunStatus, StopReason
 
 ANYTHING = {"type": "object"}
 SOLE = WorkerLimits(sole=True, reconcile_s=0.05)
@@ -242,6 +244,20 @@ async def test_the_steps_that_were_left_are_those_of_the_run_that_goes_on(databa
         conversation = await _asked(parley, max_steps=3)
         run = await parley.ended((await _respond(parley, conversation, Approve())).run)
         assert (run.stop_reason, run.request.max_steps, len(model.requests)) == (StopReason.MAX_STEPS, 1, 3)
+        await checked(parley, conversation.id)
+
+
+async def test_a_compaction_takes_no_step_from_the_run_that_goes_on(database: Database, bench: Bench) -> None:
+    model = Scripted(_calls("level"), [*text("They began."), *finished()], _calls("saw"), _calls("level"))
+    async with rig(database, models=Models(model), tools=bench.tools()) as parley:
+        conversation = await parley.conversation(model="test/scripted", tools=["saw", "level"])
+        always = {"mode": CompactionMode.ALL, "trigger_fraction": 1e-9}
+        await update_agent(parley.engine, TENANT, AgentChange(agent_id=conversation.agent_id, compaction_settings=always))
+        asking = await parley.ended((await parley.say(conversation.id, "Go on. " * 100, max_steps=3)).run)
+        assert [step.kind for step in await steps(parley, asking.id)] == [RunKind.RESPONSE, RunKind.COMPACTION, RunKind.RESPONSE]
+        run = await parley.ended((await _respond(parley, conversation, Approve())).run)
+        assert [step.kind for step in await steps(parley, run.id)][:1] == [RunKind.RESPONSE]
+        assert (run.stop_reason, run.request.max_steps, bench.used) == (StopReason.MAX_STEPS, 1, ["level", "saw", "level"])
         await checked(parley, conversation.id)
 
 
@@ -450,3 +466,52 @@ async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# ---- when the last message was written
+
+
+async def _shows_its_last_message(parley: Rig, conversation: Conversation, *, before: datetime | None) -> None:
+    [*_, last] = await parley.history(conversation.id)
+    assert last.type is MessageType.TOOL_RETURN
+    assert (await parley.read(conversation.id)).last_message_at == last.created_at > (before or last.created_at)
+
+
+@pytest.mark.parametrize("queued", [False, True])
+async def test_calls_that_are_cancelled_with_their_conversation_are_its_last_message(
+    database: Database, bench: Bench, *, queued: bool
+) -> None:
+    gate = asyncio.Event()
+    async with rig(database, models=Models(Scripted([gate, *_calls("saw")])), tools=bench.tools()) as parley:
+        conversation = await parley.conversation(model="test/scripted", tools=["saw"])
+        sent = [await parley.say(conversation.id, words) for words in ("Go", "And then?")[: 1 + queued]]
+        gate.set()
+        await parley.ended(sent[0].run)
+        before = (await parley.read(conversation.id)).last_message_at
+        cancelled = await cancel_conversation(parley.engine, TENANT, conversation.id)
+        assert [one.run.id for one in cancelled] == [one.run.id for one in sent[1:]]
+        await _shows_its_last_message(parley, conversation, before=before)
+
+
+async def test_calls_that_are_cancelled_with_the_run_that_asked_are_the_last_message(parley: Rig) -> None:
+    conversation = await _asked(parley)
+    run_id = only(await parley.history(conversation.id), MessageType.APPROVAL_REQUEST).run_id
+    assert (await cancel_run(parley.engine, TENANT, run_id or "")).outcome is CancelOutcome.CANCELLED
+    await _shows_its_last_message(parley, conversation, before=conversation.last_message_at)
+
+
+async def test_calls_that_expire_without_their_model_are_the_last_message(database: Database, bench: Bench) -> None:
+    async with rig(database, models=Models(Scripted(_calls("saw"))), tools=bench.tools()) as first:
+        conversation = await _asked(first)
+    async with rig(database, tools=bench.tools()) as second:
+        await expire(second.engine, conversation.id, before=utc_now())
+        await _shows_its_last_message(second, conversation, before=conversation.last_message_at)
+
+
+async def test_calls_of_a_run_that_is_cancelled_before_it_could_go_on_are_the_last_message(parley: Rig) -> None:
+    conversation = await _asked(parley)
+    forgetful = replace(parley, engine=replace(parley.engine, dispatcher=Forgetful()))
+    run = (await _respond(forgetful, conversation, Approve())).run
+    before = (await parley.read(conversation.id)).last_message_at
+    await cancel_run(forgetful.engine, TENANT, run.id)
+    await _shows_its_last_message(parley, conversation, before=before)

@@ -102,6 +102,7 @@ async def test_a_call_whose_return_lies_beyond_is_answered_with_an_error(databas
         assert [one.state for one in calls.body.tool_calls] == [ToolCallState.INTERRUPTED]
         assert [(one.tool_call_id, one.status) for one in returned.body.tool_returns] == [(calls.body.tool_calls[0].id, "ERROR")]
         assert returned.step_id == calls.step_id != None  # noqa: E711
+        assert fork.last_message_at == returned.created_at
         asked = await _asked_next(parley, model, fork)
         [turn] = [turn for turn in asked.history if isinstance(turn, ToolReturnTurn)]
         assert turn.returns[0].call_id == "given-1"

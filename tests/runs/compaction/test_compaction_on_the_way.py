@@ -14,7 +14,7 @@ from streams.bus import Bus
 from tests.rig import TENANT, Rig, rig
 from tests.runs.compaction.test_compaction import CLOCK, LONG, context, said, talking
 from tests.runs.compaction.windowed import Windowed, WindowedModels, kept_in, size_of, words_of
-from tests.runs.logs import checked, only, steps
+from tests.runs.logs import checked, eventually, only, steps
 from tests.runs.values import ASKED, RUN, message
 from vocabulary.compaction import CompactionMode, CompactionSettings, CompactionTrigger
 from vocabulary.conversations import Conversation
@@ -191,9 +191,17 @@ async def test_an_answer_is_not_given_twice_when_the_worker_is_lost_during_the_c
         model.before_summary = asyncio.Event()
         sent = await parley.say(conversation.id, LONG * 14)
         await asyncio.wait_for(model.summarising.wait(), 20)
+
+        async def both_steps_are_stored() -> bool:
+            return len(await steps(parley, sent.run.id)) == 2
+
+        await eventually(both_steps_are_stored)
     async with rig(database, models=WindowedModels(model), tools=[CLOCK]) as parley:
         run = await parley.ended(sent.run)
         assert (run.status, run.stop_reason) == (RunStatus.COMPLETED, StopReason.END_TURN)
         assert len(model.answers) == 1
         only(await parley.history(conversation.id), MessageType.ASSISTANT)
+        answering, abandoned = await steps(parley, run.id)
+        assert (answering.stop_reason, abandoned.kind) == (StopReason.END_TURN, RunKind.COMPACTION)
+        assert (abandoned.stop_reason, abandoned.completed_at, abandoned.usage.estimated) == (None, None, True)
         await checked(parley, conversation.id)
