@@ -5,8 +5,9 @@ at the edge by whoever runs a command. SQLite has one writer connection (BEGIN I
 first) and an OS lock beside the file: one process owns the database, and a second one is told so.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
     StatementError,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from db.types import dump_json
@@ -182,13 +183,12 @@ class Database:
     async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[AsyncConnection]:
         """One transaction (READ COMMITTED, or SQLite's only writer): committed on leaving, rolled back on any exception.
 
-        `committed` is called in the same breath as the commit is known: no cancellation comes between, no return to the pool.
+        `committed` is called in the same breath as the commit is known. A cancellation that comes when the commit has begun is raised
+        when both are done: nobody else could tell whom it concerns that it happened.
         """
-        async with self._writer.connect() as connection:
-            async with connection.begin():
-                yield connection
-            if committed is not None:
-                committed()
+        async with self._writer.connect() as connection, connection.begin() as transaction:
+            yield connection
+            await _to_its_end(_commit(transaction, committed))
 
     @asynccontextmanager
     async def write_apart(self) -> AsyncGenerator[AsyncConnection]:
@@ -215,6 +215,25 @@ class Database:
         await self._apart.dispose()
         if self._lock is not None:
             self._lock.release()
+
+
+async def _commit(transaction: AsyncTransaction, committed: Callable[[], None] | None) -> None:
+    await transaction.commit()
+    if committed is not None:
+        committed()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """However often the caller is cancelled meanwhile: that is raised afterwards, with the error of the work as its cause."""
+    task, cancelled = asyncio.create_task(work, name="commit"), None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as cancellation:
+            cancelled = cancellation
+    if cancelled is not None:
+        raise cancelled from task.exception()
+    task.result()
 
 
 def _engine(url: URL, **options: Any) -> AsyncEngine:
