@@ -8,7 +8,7 @@ first) and an OS lock beside the file: one process owns the database, and a seco
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +27,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
     StatementError,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from db.types import dump_json
@@ -186,9 +186,10 @@ class Database:
         `committed` is called in the same breath as the commit is known. A cancellation that comes when the commit has begun is raised
         when both are done: nobody else could tell whom it concerns that it happened.
         """
-        async with self._writer.connect() as connection, connection.begin() as transaction:
+        async with self._writer.connect() as connection, AsyncExitStack() as transaction:
+            await transaction.enter_async_context(connection.begin())
             yield connection
-            await _to_its_end(_commit(transaction, committed))
+            await _to_its_end(_commit(transaction.pop_all(), committed))
 
     @asynccontextmanager
     async def write_apart(self) -> AsyncGenerator[AsyncConnection]:
@@ -217,8 +218,8 @@ class Database:
             self._lock.release()
 
 
-async def _commit(transaction: AsyncTransaction, committed: Callable[[], None] | None) -> None:
-    await transaction.commit()
+async def _commit(transaction: AsyncExitStack, committed: Callable[[], None] | None) -> None:
+    await transaction.aclose()  # a commit() of our own would, when it fails, leave the transaction open in the pool
     if committed is not None:
         committed()
 
