@@ -5,9 +5,10 @@ at the edge by whoever runs a command. SQLite has one writer connection (BEGIN I
 first) and an OS lock beside the file: one process owns the database, and a second one is told so.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -182,13 +183,13 @@ class Database:
     async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[AsyncConnection]:
         """One transaction (READ COMMITTED, or SQLite's only writer): committed on leaving, rolled back on any exception.
 
-        `committed` is called in the same breath as the commit is known: no cancellation comes between, no return to the pool.
+        `committed` is called in the same breath as the commit is known. A cancellation that comes when the commit has begun is raised
+        when both are done: nobody else could tell whom it concerns that it happened.
         """
-        async with self._writer.connect() as connection:
-            async with connection.begin():
-                yield connection
-            if committed is not None:
-                committed()
+        async with self._writer.connect() as connection, AsyncExitStack() as transaction:
+            await transaction.enter_async_context(connection.begin())
+            yield connection
+            await _to_its_end(_commit(transaction.pop_all(), committed))
 
     @asynccontextmanager
     async def write_apart(self) -> AsyncGenerator[AsyncConnection]:
@@ -215,6 +216,25 @@ class Database:
         await self._apart.dispose()
         if self._lock is not None:
             self._lock.release()
+
+
+async def _commit(transaction: AsyncExitStack, committed: Callable[[], None] | None) -> None:
+    await transaction.aclose()  # a commit() of our own would, when it fails, leave the transaction open in the pool
+    if committed is not None:
+        committed()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """However often the caller is cancelled meanwhile: that is raised afterwards, with the error of the work as its cause."""
+    task, cancelled = asyncio.create_task(work, name="commit"), None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as cancellation:
+            cancelled = cancellation
+    if cancelled is not None:
+        raise cancelled from task.exception()
+    task.result()
 
 
 def _engine(url: URL, **options: Any) -> AsyncEngine:

@@ -30,9 +30,14 @@ class Held:
     conversation_id: str
 
 
-async def renew(connection: AsyncConnection, worker_id: str, lease_s: float) -> list[Held]:
-    """One heartbeat. Answers the runs that this worker still holds; it must let go of any other."""
-    await connection.execute(update(workers).where(workers.c.id == worker_id).values(lease_expires_at=seconds_from_now(literal(lease_s))))
+async def renew(connection: AsyncConnection, worker_id: str, lease_s: float) -> bool:
+    """False: there is no such worker any more; it was forgotten, or has retired."""
+    lease = update(workers).where(workers.c.id == worker_id).values(lease_expires_at=seconds_from_now(literal(lease_s)))
+    return (await connection.execute(lease)).rowcount == 1
+
+
+async def held(connection: AsyncConnection, worker_id: str) -> list[Held]:
+    """The runs that are this worker's; it must let go of any other."""
     query = select(runs.c.id, runs.c.conversation_id).where(runs.c.worker_id == worker_id, runs.c.status == RunStatus.RUNNING.value)
     return [Held(*row) for row in await connection.execute(query)]
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -72,6 +72,10 @@ class _Work:
     lease: Lease
     task: asyncio.Task[None]
 
+    def stop(self) -> None:
+        """It is no longer ours: somebody has ended it, or taken it."""
+        self.task.cancel()
+
 
 class Worker:
     """`run()` until cancelled; then what it holds is handed over."""
@@ -88,6 +92,7 @@ class Worker:
         self._idle: frozenset[Held] = frozenset()  # what we held at the last heartbeat without working on it
         self._sightings = Sightings(patience_s=0 if limits.sole else limits.heartbeat_s)
         self._lease_ends = 0.0
+        self._renewed = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -134,11 +139,12 @@ class Worker:
         return job
 
     async def _register(self) -> None:
-        self._lease_ends = asyncio.get_running_loop().time() + self._limits.lease_s
+        lease_s = _FOREVER_S if self._limits.sole else self._limits.lease_s
+        self._lease_ends = asyncio.get_running_loop().time() + lease_s
         async with self._engine.log.transaction() as transaction:
             if self._limits.sole:
                 await workers.retire_all(transaction.connection)
-            await workers.register(transaction.connection, self.id, _FOREVER_S if self._limits.sole else self._limits.lease_s)
+            await workers.register(transaction.connection, self.id, lease_s)
 
     async def _guard(self, writing: asyncio.Task[None]) -> None:
         """The writer must outlive the other machines, to commit the last words of runs; but it must not die before them."""
@@ -154,16 +160,32 @@ class Worker:
         lease = None
         try:
             async with self._places:
-                lease = await advance(self._engine, self.id, conversation_id, lost=lost)
+                await self._leased()
+                lease = await self._take(conversation_id, lost)
                 if lease is not None:
                     await self._hold(lease)
         except DatabaseError as error:
-            self._in_doubt.add(conversation_id)
             self._sightings.forget()
             log.warning("a conversation could not be advanced; the reconciler will", conversation_id=conversation_id, error=str(error))
         finally:
             if lease is None and self._closing:
                 await self._pass_on(conversation_id)
+
+    async def _leased(self) -> None:
+        """Waits while our lease is over: what was taken now would be stopped again."""
+        while self._lease_is_over():
+            self._renewed.clear()
+            await self._renewed.wait()
+
+    def _lease_is_over(self) -> bool:
+        return self._lease_ends <= asyncio.get_running_loop().time()
+
+    async def _take(self, conversation_id: str, lost: str | None) -> Lease | None:
+        try:
+            return await advance(self._engine, self.id, conversation_id, lost=lost)
+        except (asyncio.CancelledError, *DatabaseError):
+            self._in_doubt.add(conversation_id)  # it may have been committed
+            raise
 
     async def _pass_on(self, conversation_id: str) -> None:
         """A job that came while we were leaving is for another worker. Where there is none, the next start finds it."""
@@ -175,9 +197,10 @@ class Worker:
     async def _hold(self, lease: Lease) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._work[lease.run.id] = _Work(lease, task)
+        work = _Work(lease, task)
+        self._begin(work)
         try:
-            ending = await self._respond(lease)
+            ending = await self._respond(work)
             if ending is not None:
                 await self._insist(lambda: fail(self._engine, lease, ending))
         except LeaseLost:
@@ -191,7 +214,17 @@ class Worker:
                     await hand_over(self._engine, lease)
             raise
         finally:
-            self._work.pop(lease.run.id, None)
+            self._end(work)
+
+    def _begin(self, work: _Work) -> None:
+        """Whoever works on the same run here has lost it, and may not have noticed: the last to take it is who holds it."""
+        if (before := self._work.get(work.lease.run.id)) is not None:
+            before.stop()
+        self._work[work.lease.run.id] = work
+
+    def _end(self, work: _Work) -> None:
+        if self._work.get(work.lease.run.id) is work:
+            del self._work[work.lease.run.id]
 
     async def _insist(self, command: Callable[[], Awaitable[None]]) -> None:
         """What must not be left undone while this worker lives: nobody else would do it before the lease runs out."""
@@ -203,16 +236,16 @@ class Worker:
             await asyncio.sleep(_INSIST_S)
 
     def _stop(self, run_id: str) -> None:
-        """It is no longer ours: somebody has ended it, or taken it. Told by a signal, or by its fence when that is lost or comes early."""
+        """Told by a signal; when that is lost or comes early its fence tells."""
         if (work := self._work.get(run_id)) is not None:
-            work.task.cancel()
+            work.stop()
 
-    async def _respond(self, lease: Lease) -> Ending | None:
+    async def _respond(self, work: _Work) -> Ending | None:
         """How the run must be closed, unless it has ended by itself. A bug in the engine is an ending too.
 
         Only reading what it needs may raise DatabaseError; whatever looks like one later comes from elsewhere, and would come again.
         """
-        pen, begun = Pen(lease, self._writer, lost=lambda: self._stop(lease.run.id), longest_part=self._limits.longest_part), False
+        pen, begun = Pen(work.lease, self._writer, lost=work.stop, longest_part=self._limits.longest_part), False
         try:
             loop = await load(self._engine, pen)
             begun = True
@@ -224,7 +257,7 @@ class Worker:
         except Exception as error:
             if not begun and isinstance(error, DatabaseError):
                 raise
-            log.exception("a run failed inside the engine", run_id=lease.run.id)
+            log.exception("a run failed inside the engine", run_id=work.lease.run.id)
             with suppress(WriteRefused):
                 await pen.flush()  # what was said before it failed stays said
             error = RunError(RunErrorType.INTERNAL, "The server failed while it worked on this run.")
@@ -237,6 +270,9 @@ class Worker:
             job.cancel()
         if self._jobs:
             await asyncio.wait(self._jobs, timeout=self._limits.hand_over_s)
+        with suppress(*DatabaseError):
+            async with asyncio.timeout(self._limits.hand_over_s):
+                await self._settle_doubts()
         with suppress(*DatabaseError):
             async with self._engine.log.transaction() as transaction:
                 await workers.retire(transaction.connection, self.id)
@@ -256,16 +292,26 @@ class Worker:
     async def _heartbeat(self) -> None:
         asked = asyncio.get_running_loop().time()
         working = dict(self._work)  # before the answer: what is taken after it is not in it
-        async with asyncio.timeout(self._limits.lease_s), self._engine.database.write_apart() as connection:
-            held = frozenset(await workers.renew(connection, self.id, self._limits.lease_s))
+        was_there, held = await self._renew()
         self._lease_ends = asked + self._limits.lease_s
+        self._renewed.set()
+        if not was_there:  # to everybody else we were gone, with all that we hold
+            self._stop_work()
         ids = {one.run_id for one in held}
         for run_id, work in working.items():
             if run_id not in ids:
-                work.task.cancel()
+                work.stop()
         idle = frozenset(one for one in held if one.run_id not in self._work)
         self._in_doubt |= {one.conversation_id for one in idle & self._idle}
         self._idle = idle  # the reconciler lets go of them: that waits in line, which a heartbeat must not
+
+    async def _renew(self) -> tuple[bool, frozenset[Held]]:
+        """Whether others still knew us, and what is ours. Whoever was forgotten, as after an outage that was long, is there again."""
+        async with asyncio.timeout(self._limits.lease_s), self._engine.database.write_apart() as connection:
+            was_there = await workers.renew(connection, self.id, self._limits.lease_s)
+            if not was_there:
+                await workers.register(connection, self.id, self._limits.lease_s)
+            return was_there, frozenset(await workers.held(connection, self.id))
 
     async def _watch_lease(self) -> None:
         """Whoever cannot tell the others that it lives must stop: they hold it for dead, and do its work."""
@@ -281,11 +327,13 @@ class Worker:
         for work in self._work.values():
             log.warning("the lease has run out; a run is left to others", run_id=work.lease.run.id)
             self._in_doubt.add(work.lease.run.conversation_id)
-            work.task.cancel()
+            work.stop()
 
     async def _reconcile(self) -> None:
         """Finds what fell through: a job that was lost, a run whose worker is gone, one that we hold without working on it."""
         await self._settle_doubts()
+        if self._lease_is_over():
+            return self._sightings.forget()  # whoever is late does not call others late
         async with self._engine.database.read() as connection:
             found = await runs.unattended(connection)
         left = self._sightings.confirmed(found, now=asyncio.get_running_loop().time())
@@ -308,7 +356,16 @@ class Worker:
         async with self._engine.database.read() as connection:
             waiting = await conversations.waiting_since(connection, before=before, limit=_EXPIRED_AT_ONCE)
         for conversation_id in waiting:
+            await self._expire_one(conversation_id, before)
+
+    async def _expire_one(self, conversation_id: str, before: datetime) -> None:
+        """One that cannot be read, as it may be of a newer version, must not keep the others waiting."""
+        try:
             await expire(self._engine, conversation_id, before=before)
+        except DatabaseError:
+            raise
+        except Exception:
+            log.exception("calls that have waited too long could not be denied", conversation_id=conversation_id)
 
     async def _prune(self) -> None:
         """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, forks whose

@@ -13,7 +13,7 @@ from tests.db.patience import PATIENT
 from tests.db.rows import NOON
 from tests.provider import Provider
 from tests.rig import Rig, rig
-from tests.runs.doubt import Mortal
+from tests.runs.doubt import Interrupted, Mortal
 
 
 async def _time(_arguments: Arguments, _context: ToolContext) -> str:
@@ -50,5 +50,14 @@ async def mortal(database_url: str) -> AsyncGenerator[Mortal]:
     opened = Mortal.open(database_url, postgres=PATIENT)
     assert isinstance(opened, Mortal)
     opened.revive()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def interrupted(database_url: str) -> AsyncGenerator[Interrupted]:
+    """The test's database, for a task that is cancelled in the middle of a commit."""
+    opened = Interrupted.open(database_url, postgres=PATIENT)
+    assert isinstance(opened, Interrupted)
     yield opened
     await opened.close()

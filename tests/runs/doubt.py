@@ -107,6 +107,51 @@ class Mortal(Database):
         raise _nobody_knows()
 
 
+class Interrupted(Database):
+    """`interrupt` is called once, while a commit is on its way of a task whose name begins with `whose`."""
+
+    whose: str = "nobody"
+    interrupt: Callable[[], object] = lambda: None
+
+    @asynccontextmanager
+    async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
+        async with super().write(committed) as connection:
+            yield connection
+            if (task := asyncio.current_task()) and task.get_name().startswith(self.whose):
+                self.whose = "nobody"
+                asyncio.get_running_loop().call_soon(self.interrupt)
+
+
+class Unheard(Database):
+    """While it is `deaf` no heartbeat reaches it, and `missed` counts them; all else does."""
+
+    deaf: bool = False
+    missed: int = 0
+
+    @asynccontextmanager
+    async def write_apart(self) -> AsyncGenerator[Connection]:
+        if self.deaf:
+            self.missed += 1
+            raise _nobody_knows()
+        async with super().write_apart() as connection:
+            yield connection
+
+
+class Wordless(Database):
+    """While it is `mute` what a worker's writer writes is not taken, and `refused` is set; all else is."""
+
+    mute: bool = False
+    refused: asyncio.Event
+
+    @asynccontextmanager
+    async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
+        if self.mute and (task := asyncio.current_task()) and task.get_name().startswith("writer"):
+            self.refused.set()
+            raise _nobody_knows()
+        async with super().write(committed) as connection:
+            yield connection
+
+
 def _nobody_knows() -> OperationalError:
     return OperationalError("COMMIT", None, ConnectionError("the connection was lost"))
 

@@ -1,11 +1,12 @@
 """Writing to the log: numbers without holes, in the order of commits; told after the commit and not without one."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import AdaptedConnection, Engine, event
+from sqlalchemy import Connection as Connected
 from sqlalchemy.pool import Pool
 
 from db import heads
@@ -79,6 +80,77 @@ async def test_who_is_cancelled_after_the_commit_has_announced_it(database: Data
     with when_a_connection_goes_back(saying.cancel), pytest.raises(asyncio.CancelledError):
         await saying
     assert list(bus.held) == [1]
+
+
+@contextmanager
+def when_a_commit_begins(call: Callable[[], Awaitable[object]]) -> Generator[None]:
+    """The commit waits for what is called, and fails with it."""
+
+    def begins(connection: Connected) -> None:
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, AdaptedConnection)
+        driver.run_async(lambda _: call())
+
+    event.listen(Engine, "commit", begins)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "commit", begins)
+
+
+async def next_turns() -> None:
+    """Whoever was cancelled has learned of it."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_who_is_cancelled_during_the_commit_learns_it_when_all_is_announced(database: Database) -> None:
+    bus, conversation = HeldBus(), await stored_conversation(database)
+    saying = asyncio.create_task(Teller(Log(database, bus, utc_now), conversation.id).say("hello"))
+
+    async def cancel_again_and_again() -> None:
+        for _ in range(3):
+            saying.cancel()
+            await next_turns()
+
+    with when_a_commit_begins(cancel_again_and_again), pytest.raises(asyncio.CancelledError):
+        await saying
+    assert list(bus.held) == [1]
+    assert (await Teller(Log(database, bus, utc_now), conversation.id).say("again")).sequence == 2
+
+
+async def test_a_deadline_that_passes_during_the_commit_is_told_after_it(database: Database) -> None:
+    bus, conversation = HeldBus(), await stored_conversation(database)
+    deadline = asyncio.timeout(None)
+
+    async def pass_it() -> None:
+        deadline.reschedule(asyncio.get_running_loop().time())
+        while not deadline.expired():  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0)
+        await next_turns()
+
+    with when_a_commit_begins(pass_it), pytest.raises(TimeoutError):
+        async with deadline:
+            await Teller(Log(database, bus, utc_now), conversation.id).say("hello")
+    assert list(bus.held) == [1]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_commit_that_fails_says_why_and_announces_nothing(database: Database, *, cancelled: bool) -> None:
+    bus, conversation = HeldBus(), await stored_conversation(database)
+    saying = asyncio.create_task(Teller(Log(database, bus, utc_now), conversation.id).say("hello"))
+
+    async def fail() -> None:
+        if cancelled:
+            saying.cancel()
+            await next_turns()
+        raise GivenUp
+
+    with when_a_commit_begins(fail), pytest.raises(asyncio.CancelledError if cancelled else GivenUp) as told:
+        await saying
+    assert isinstance(told.value.__cause__ if cancelled else told.value, GivenUp)
+    assert bus.held == {}
+    assert (await Teller(Log(database, bus, utc_now), conversation.id).say("first")).sequence == 1
 
 
 async def give_up(log: Log, conversation_id: str, woken: list[str]) -> None:

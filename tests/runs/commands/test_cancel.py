@@ -22,6 +22,7 @@ from streams.bus import Bus, MemoryBus
 from streams.redis_bus import RedisBus
 from tests.provider import Answer, Provider
 from tests.rig import TENANT, Rig, rig
+from tests.runs.doubt import Interrupted
 from tests.runs.logs import call_states, checked, only, running, said, statuses, steps, taken_out, until
 from tests.runs.processes import Servers, worker
 from tests.runs.scripted import USAGE, Cue, Models, Scripted, call, finished, reasoning, text
@@ -274,6 +275,19 @@ async def test_a_signal_that_is_lost_only_means_that_the_fence_finds_out(databas
         gate.set()
         await hung_up(model)  # though it is silent again: the first word that was refused ends the call
         await is_silent_after(parley, conversation, len(events))
+
+
+async def test_whoever_hangs_up_while_a_cancel_is_committed_has_cancelled_and_the_worker_is_told(interrupted: Interrupted) -> None:
+    async with scripted(interrupted, MemoryBus(), model := Scripted(half())) as (parley, conversation):
+        sent = await parley.say(conversation.id, "Hi")
+        await until(parley, conversation.id, said("answer"))
+        cancelling = asyncio.create_task(cancel(parley, sent.run), name="mutation")
+        interrupted.whose, interrupted.interrupt = "mutation", cancelling.cancel
+        with pytest.raises(asyncio.CancelledError):
+            await cancelling
+        await hung_up(model)
+        await until(parley, conversation.id, ended)
+        await is_silent_after(parley, conversation, len(await checked(parley, conversation.id)))
 
 
 # ---- interrupting

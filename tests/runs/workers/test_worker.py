@@ -1,6 +1,7 @@
-"""The worker's machines: the heartbeat, the reconciler, the pruner, and letting go in an orderly way."""
+"""The worker's machines: the heartbeat, the reconciler, the expiry of approvals, the pruner, and letting go in an orderly way."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
@@ -8,12 +9,17 @@ from sqlalchemy import select, update
 
 from db import tables, workers
 from db.engine import Database, PostgresLimits
+from db.workers import LeaseState
 from runs.commands.send import NewMessage, Send, send
+from runs.tools.registry import Arguments, ServerTool, ToolContext
+from runs.workers.advance import release
 from runs.workers.worker import WorkerLimits
+from tests.db.patience import PATIENT
 from tests.rig import TENANT, Rig, rig
-from tests.runs.doubt import Forgetful
+from tests.runs.doubt import Forgetful, Interrupted, Unheard, Wordless
 from tests.runs.logs import checked, eventually, only, said, until
-from tests.runs.scripted import Models, Scripted, finished, text
+from tests.runs.scripted import Models, Scripted, call, finished, text
+from tests.runs.values import THEN
 from vocabulary.events import MessageDelta
 from vocabulary.messages import InputRole, MessageStatus, MessageType, TextPart
 from vocabulary.runs import Run, RunStatus
@@ -85,6 +91,106 @@ async def _lease(parley: Rig) -> float:
         return (await connection.execute(query)).scalar_one().timestamp()
 
 
+# ---- a lease that is over
+
+
+async def test_a_worker_that_was_forgotten_registers_again_and_lets_go_of_what_it_held(database: Database) -> None:
+    """As after an outage of hours, when another worker's pruner comes before its heartbeat: to all others it is gone."""
+    model = _half()
+    limits = WorkerLimits(sole=False, lease_s=5, reconcile_s=0.05)
+    async with rig(database, models=Models(model), worker_limits=limits) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        sent = await parley.say(conversation.id, "Hi")
+        await until(parley, conversation.id, said("Half"))
+        async with database.write() as connection:
+            await connection.execute(update(tables.workers).values(lease_expires_at=THEN))
+            await workers.forget_gone(connection, gone_s=3600)
+        await asyncio.wait_for(model.left.wait(), 20)
+        async with database.read() as connection:
+            assert await workers.lease_of(connection, parley.worker.id) is LeaseState.HELD
+        run = await parley.ended(sent.run)
+        assert (run.status, run.attempt, run.worker_id) == (RunStatus.COMPLETED, 1, parley.worker.id)
+        await checked(parley, conversation.id)
+
+
+@pytest.fixture
+async def unheard(database_url: str) -> AsyncGenerator[Unheard]:
+    opened = Unheard.open(database_url, postgres=PATIENT)
+    assert isinstance(opened, Unheard)
+    yield opened
+    await opened.close()
+
+
+async def test_a_worker_whose_lease_is_over_takes_nothing_until_it_has_one_again(unheard: Unheard) -> None:
+    model = _half()
+    limits = WorkerLimits(sole=False, lease_s=3, reconcile_s=0.05)
+    async with rig(unheard, models=Models(model), worker_limits=limits) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        sent = [await parley.say(conversation.id, "Hi")]
+        await until(parley, conversation.id, said("Half"))
+        unheard.deaf = True
+        await asyncio.wait_for(model.left.wait(), 20)
+        sent.append(await parley.say((await parley.conversation(model="test/scripted")).id, "Hi"))
+        missed = unheard.missed
+
+        async def is_past_several_looks() -> bool:
+            return unheard.missed > missed + 2
+
+        await eventually(is_past_several_looks)
+        assert len(model.requests) == 1
+        unheard.deaf = False
+        ended = [await parley.ended(one.run) for one in sent]
+        assert [(run.status, run.attempt) for run in ended] == [(RunStatus.COMPLETED, 1)] * 2
+
+
+@pytest.fixture
+async def wordless(database_url: str) -> AsyncGenerator[Wordless]:
+    opened = Wordless.open(database_url, postgres=PATIENT)
+    assert isinstance(opened, Wordless)
+    opened.refused = asyncio.Event()
+    yield opened
+    await opened.close()
+
+
+async def test_what_comes_too_late_does_not_stop_the_run_that_was_taken_again(wordless: Wordless) -> None:
+    """What it wrote before it was let go of is refused when its worker works on it anew."""
+    more, again, gate = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    half = [*text("Half")[:-1], more, *text(" more", index=1)[:-1], asyncio.Event()]
+    model = Scripted(half, [again.set, *text("Again")[:-1], gate, *text("Again")[-1:], *finished()])
+    async with rig(wordless, models=Models(model), worker_limits=SILENT) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        sent = await parley.say(conversation.id, "Hi")
+        await until(parley, conversation.id, said("Half"))
+        wordless.mute = True
+        more.set()
+        await asyncio.wait_for(wordless.refused.wait(), 20)
+        parley.engine.log.bus.signal(parley.worker.id, sent.run.id)
+        await asyncio.wait_for(model.left.wait(), 20)
+        model.left.clear()
+        await release(parley.engine, parley.worker.id, conversation.id, working_on=())
+        await asyncio.wait_for(again.wait(), 20)
+        wordless.mute = False
+        await until(parley, conversation.id, said("Again"))  # the writer has tried what stood before it in line
+        assert not model.left.is_set()
+        gate.set()
+        assert (await parley.ended(sent.run)).status is RunStatus.COMPLETED
+        assert len(model.requests) == 2
+        await checked(parley, conversation.id)
+
+
+async def test_who_takes_a_run_again_stops_what_still_works_on_it(database: Database) -> None:
+    """It came back by way of others before a heartbeat could tell."""
+    model = _half()
+    async with rig(database, models=Models(model), worker_limits=SILENT) as parley:
+        conversation = await parley.conversation(model="test/scripted")
+        sent = await parley.say(conversation.id, "Hi")
+        await until(parley, conversation.id, said("Half"))
+        await release(parley.engine, parley.worker.id, conversation.id, working_on=())
+        await asyncio.wait_for(model.left.wait(), 20)
+        assert (await parley.ended(sent.run)).status is RunStatus.COMPLETED
+        await checked(parley, conversation.id)
+
+
 # ---- letting go
 
 
@@ -107,6 +213,23 @@ async def test_an_orderly_stop_hands_over_and_costs_no_attempt(database: Databas
         assert (half.text, half.status, half.in_context) == ("Half", MessageStatus.INTERRUPTED, False)
         assert (done.text, done.status) == ("Done.", MessageStatus.COMPLETED)
         assert len(next_model.requests) == 2
+
+
+@pytest.mark.parametrize("limits", [WorkerLimits(sole=True), SILENT], ids=["sole", "one of several"])
+async def test_a_stop_while_a_run_is_being_taken_costs_no_attempt(interrupted: Interrupted, limits: WorkerLimits) -> None:
+    async with rig(interrupted, models=Models(Scripted()), worker_limits=limits) as first:
+        conversation = await first.conversation(model="test/scripted")
+        [working] = [task for task in asyncio.all_tasks() if task.get_name() == "worker"]
+        interrupted.whose, interrupted.interrupt = "advance", working.cancel
+        sent = await first.say(conversation.id, "Hi")
+        await asyncio.wait([working], timeout=20)
+    async with interrupted.read() as connection:
+        taken = (await connection.execute(select(tables.runs.c.status, tables.runs.c.worker_id))).all()
+        assert taken == [(RunStatus.RUNNING.value, None)]
+    async with rig(interrupted, models=Models(Scripted()), worker_limits=limits) as second:
+        ended = await second.ended(sent.run)
+        assert (ended.status, ended.attempt) == (RunStatus.COMPLETED, 1)
+        await checked(second, conversation.id)
 
 
 async def test_a_worker_that_stops_takes_nothing_new(database: Database) -> None:
@@ -135,6 +258,42 @@ async def test_what_was_queued_before_the_start_is_found_at_the_start(database: 
         sent = await send(replace(first.engine, dispatcher=Forgetful()), TENANT, request)
     async with rig(database, worker_limits=SILENT) as second:
         assert (await second.ended(sent.run)).status is RunStatus.COMPLETED
+
+
+# ---- the expiry of approvals
+
+
+async def test_a_call_that_cannot_be_read_does_not_keep_others_from_expiring(database: Database) -> None:
+    """As a newer version may have written it."""
+
+    async def run(_arguments: Arguments, _context: ToolContext) -> str:
+        return "seen"
+
+    asks = ServerTool(name="saw", description="Sees.", parameters={"type": "object"}, run=run, requires_approval=True)
+    model = Scripted([*call("saw", "{}"), *finished()], [*call("saw", "{}"), *finished()])
+    limits = WorkerLimits(sole=database.is_sqlite)
+    async with rig(database, models=Models(model), tools=[asks], worker_limits=limits) as first:
+        unreadable, readable = [await first.conversation(model="test/scripted", tools=["saw"]) for _ in range(2)]
+        for conversation in (unreadable, readable):
+            await first.ended((await first.say(conversation.id, "Hi")).run)
+        await _make_unreadable(database, unreadable.id)
+    limits = replace(limits, approval_expiry_s=0.01)
+    async with rig(database, models=Models(Scripted()), tools=[asks], worker_limits=limits) as second:
+
+        async def denied() -> bool:
+            return (await second.read(readable.id)).pending_message_id is None
+
+        await eventually(denied)
+        assert (await second.read(unreadable.id)).pending_message_id is not None
+        another = await second.conversation(model="test/scripted")
+        assert (await second.ended((await second.say(another.id, "Hi")).run)).status is RunStatus.COMPLETED
+
+
+async def _make_unreadable(database: Database, conversation_id: str) -> None:
+    calls = (tables.messages.c.conversation_id == conversation_id) & (tables.messages.c.type == MessageType.TOOL_CALL.value)
+    body = {"tool_calls": [{"id": "call-1", "name": "saw", "state": "PAUSED", "source": "BUILTIN"}]}
+    async with database.write() as connection:
+        await connection.execute(update(tables.messages).where(calls).values(body=body))
 
 
 # ---- the pruner
