@@ -1,7 +1,7 @@
 """Regular expressions of JSON schemas, as ECMAScript writes them, matched without the risk that one never ends.
 
-What a linear engine can match, it matches. With lookaround or back-references only backtracking can, so there both its steps and the
-length of the text have a limit: a step may cost the whole text. Python's own engine has no such limits, and cannot be interrupted.
+What a linear engine can match, it matches; the larger the pattern, the shorter the text has to be. With lookaround or back-references
+only backtracking can, so there the steps have a limit, too. Python's own engine has no such limits, and cannot be interrupted.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,7 @@ from jsonschema_rs import Draft202012Validator, FancyRegexOptions, RegexOptions,
 
 from runs.tools.allowance import TooMuchWork, go_on
 
-_LARGEST = 1 << 18  # bytes, of one that is compiled
-_MOST_STEPS = 10_000
-_LONGEST_TEXT = 4096  # that is backtracked over
+_MOST_STEPS = 10_000  # back, of a match
 
 
 class NoPattern(Exception):
@@ -21,16 +19,31 @@ class NoPattern(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class _Engine:
+    """`longest_text`: in characters; a match costs about the size of the pattern times that of the text."""
+
+    options: RegexOptions | FancyRegexOptions
+    longest_text: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Compiled:
     validator: Draft202012Validator
-    longest_text: int | None = None
+    longest_text: int
+
+
+_ENGINES = (
+    _Engine(RegexOptions(size_limit=1 << 18), 100_000),
+    _Engine(RegexOptions(size_limit=10 << 20), 5_000),
+    _Engine(FancyRegexOptions(backtrack_limit=_MOST_STEPS, size_limit=1 << 20), 1_000),
+)
 
 
 def matches(pattern: str, text: str) -> bool:
     """Somewhere in the text. Raises NoPattern, TooMuchWork."""
     go_on()
     compiled = compile_(pattern)
-    if compiled.longest_text is not None and len(text) > compiled.longest_text:
+    if len(text) > compiled.longest_text:
         raise TooMuchWork
     try:
         compiled.validator.validate(text)
@@ -43,17 +56,9 @@ def matches(pattern: str, text: str) -> bool:
 
 @lru_cache(maxsize=256)
 def compile_(pattern: str) -> _Compiled:
-    schema = {"pattern": pattern}
-    try:
-        linear = RegexOptions(size_limit=_LARGEST, dfa_size_limit=_LARGEST)
-        return _Compiled(Draft202012Validator(schema, pattern_options=linear))
-    except ValidationError:
-        return _Compiled(_backtracking(schema), _LONGEST_TEXT)
-
-
-def _backtracking(schema: dict[str, str]) -> Draft202012Validator:
-    limited = FancyRegexOptions(backtrack_limit=_MOST_STEPS, size_limit=_LARGEST, dfa_size_limit=_LARGEST)
-    try:
-        return Draft202012Validator(schema, pattern_options=limited)
-    except ValidationError:
-        raise NoPattern(schema["pattern"]) from None
+    for engine in _ENGINES:
+        try:
+            return _Compiled(Draft202012Validator({"pattern": pattern}, pattern_options=engine.options), engine.longest_text)
+        except ValidationError:
+            continue
+    raise NoPattern(pattern)

@@ -53,6 +53,8 @@ def complaint(parameters: Schema, arguments_text: str) -> str | None:
         return "The tool's parameters cannot be checked: they refer to themselves without end."
     except TooMuchWork:
         return "The arguments cannot be checked: comparing them with the tool's parameters takes too much work."
+    except ValueError as error:
+        return f"The tool's parameters cannot be checked: {error}."
     return _cut(f"The arguments are not what the tool takes: {'; '.join(map(_told, faults))}") if faults else None
 
 
@@ -93,6 +95,8 @@ def flaw(parameters: object) -> str | None:
         return _cut(str(why))
     except TooMuchWork:
         return "must not take so much work to check"
+    except ValueError as error:
+        return _cut(f"must not hold an $id that is no URI: {error}")
     return None
 
 
@@ -131,11 +135,7 @@ class _Parts:
     def _enter(self, schema: Resource[Any], registry: Any) -> None:
         _check_draft(schema.contents)
         address = schema.id() or ""
-        try:
-            look_up = registry.with_resource(address, schema).crawl().resolver(address)
-        except ValueError as error:
-            raise _Unfit(f"must not hold an $id that is no URI: {error}") from None
-        self._see_all(schema, look_up)
+        self._see_all(schema, registry.with_resource(address, schema).crawl().resolver(address))
 
     def _see(self, target: Resource[Any], look_up: Any) -> None:
         _check_draft(target.contents)
@@ -197,7 +197,8 @@ def _check_draft(schema: object) -> None:
 
 
 def _check_patterns(schema: Schema) -> None:
-    for pattern in [schema["pattern"]] * ("pattern" in schema) + list(schema.get("patternProperties", ())):
+    own = (schema["pattern"],) if "pattern" in schema else ()
+    for pattern in (*own, *schema.get("patternProperties", ())):
         go_on()
         try:
             compile_(pattern)

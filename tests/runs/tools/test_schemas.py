@@ -1,5 +1,6 @@
 """What is told of arguments that do not fit, and of schemas that are not fit for use; and that neither can take long, whatever they are."""
 
+import json
 from typing import Any
 
 import pytest
@@ -64,6 +65,77 @@ def test_a_schema_that_never_ends_is_an_error_return_like_any_other() -> None:
     assert complaint(endless, '{"a": 1}') == "The tool's parameters cannot be checked: they refer to themselves without end."
 
 
+# ---- arguments that would cost more than they may
+
+SAME_TWICE = {"properties": {"a": {"$ref": "#"}}, "required": ["b"]}
+TOO_MUCH = "The arguments cannot be checked: comparing them with the tool's parameters takes too much work."
+
+
+def _of_a(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": schema}}
+
+
+def _a(value: object) -> str:
+    return json.dumps({"a": value})
+
+
+def test_a_pattern_that_python_would_not_come_to_the_end_of_is_matched() -> None:
+    evil = "a" * 5000 + "!"
+    assert (complaint(_of_a({"pattern": "^(a+)+$"}), _a(evil)) or "").startswith("The arguments are not what the tool takes: a: 'aaa")
+    assert complaint(_of_a({"pattern": "^(a+)+!$"}), _a(evil)) is None
+    named = {"type": "object", "patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}
+    assert (complaint(named, json.dumps({evil: 1})) or "").endswith("…")
+    assert complaint(named, _a(1)) is None
+
+
+def test_a_pattern_that_must_backtrack_does_so_only_so_often() -> None:
+    assert complaint(_of_a({"pattern": r"(?=a)(\w+)\1$"}), _a("abab")) is None
+    for pattern, text in [(r"(?=a)^(a|aa)+\1$", "a" * 900 + "!"), (r"(?!b)a", "a" * 1001), ("a", "a" * 100_001)]:
+        assert complaint(_of_a({"pattern": pattern}), _a(text)) == TOO_MUCH
+
+
+@pytest.mark.parametrize("draft", ["https://json-schema.org/draft/2020-12/schema", "http://json-schema.org/draft-07/schema#"])
+def test_schemas_that_double_with_each_level_of_the_arguments_are_given_up(draft: str) -> None:
+    arguments: object = 1
+    for _ in range(50):
+        arguments = {"a": arguments}
+    doubling = {"type": "object", "$schema": draft, "anyOf": [SAME_TWICE, {**SAME_TWICE, "required": ["c"]}]}
+    assert complaint(doubling, json.dumps(arguments)) == TOO_MUCH
+
+
+def test_each_part_is_within_the_allowance_whatever_draft_it_says_it_is_of() -> None:
+    inner = {"$schema": "http://json-schema.org/draft-07/schema#", "patternProperties": {"^(a+)+$": {}}}
+    assert complaint(_of_a(inner), _a({"a" * 40 + "!": 1})) is None
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"allOf": [{"minProperties": 10**9}] * 3000}, {f"a{n}": 1 for n in range(50_000)}),
+        ({"unevaluatedProperties": False, "properties": {}}, {f"a{n}": 1 for n in range(101)}),
+        ({"unevaluatedItems": False, "prefixItems": [{}]}, [1] * 101),
+        ({"items": {"enum": [[n] * 5 for n in range(4000)]}}, [[1] * 4] * 100_000),
+    ],
+)
+def test_what_takes_too_much_work_is_told_as_unchecked(schema: dict[str, Any], value: object) -> None:
+    assert complaint(_of_a(schema), _a(value)) == TOO_MUCH
+
+
+def test_many_items_are_compared_with_each_other_at_once() -> None:
+    unique = _of_a({"uniqueItems": True})
+    assert complaint(unique, _a(["a", *range(30_000)])) is None
+    assert complaint(unique, _a([1, True, "1", [1], [True], {}, []])) is None
+    assert (complaint(unique, _a([{"b": [1]}, {"b": [1.0]}])) or "").endswith("has non-unique elements")
+
+
+def test_what_is_left_over_is_found() -> None:
+    additional = {"type": "object", "patternProperties": {"^x": {}}, "additionalProperties": False}
+    assert (complaint(additional, '{"x1": 1, "y": 2}') or "").endswith("Additional properties are not allowed ('y' was unexpected)")
+    unevaluated = {"type": "object", "allOf": [_of_a({})], "properties": {"b": {}}, "unevaluatedProperties": False}
+    assert complaint(unevaluated, '{"a": 1, "b": 2}') is None
+    assert (complaint(unevaluated, '{"a": 1, "c": 2}') or "").endswith("Unevaluated properties are not allowed ('c' was unexpected)")
+
+
 # ---- schemas
 
 
@@ -74,6 +146,13 @@ def _nested(levels: int) -> dict[str, Any]:
     return schema
 
 
+def _doubling(place: str, levels: int) -> dict[str, Any]:
+    """As small as it is, a value is compared with two to the power of `levels` schemas."""
+    parts: dict[str, Any] = {f"a{n}": {"allOf": [{"$ref": f"#/{place}/a{n + 1}"}] * 2} for n in range(levels)}
+    return {"type": "object", "$ref": f"#/{place}/a0", place: {**parts, f"a{levels}": {}}}
+
+
+TOO_MANY = "must not compare a value with more than 1000 schemas, counting each where it is referred to"
 ELSEWHERE = "https://a.example/b"
 TREE = {"properties": {"left": {"$ref": "#/$defs/tree"}}}
 
@@ -82,10 +161,27 @@ TREE = {"properties": {"left": {"$ref": "#/$defs/tree"}}}
     ("schema", "told"),
     [
         ({"type": "string"}, 'must be a JSON schema with "type": "object"'),
-        ({"type": "object", "required": "a"}, "must be a JSON schema; $.required: 'a' is not of type 'array'"),
+        ({"type": "object", "required": "a"}, 'must be a JSON schema; $.required: "a" is not of type "array"'),
         ({"type": "object", "$ref": "#"}, "must not refer to itself without end"),
         ({"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}}, "must not refer to what is not in it, such as '/$defs/b'"),
         ({"type": "object", "properties": {"a": {"$ref": ELSEWHERE}}}, f"must not refer to what is not in it, such as '{ELSEWHERE}'"),
+        (_doubling("$defs", 17), TOO_MANY),
+        (_doubling("elsewhere", 17), TOO_MANY),
+        (_of_a(_doubling("$defs", 1)) | {"$defs": _doubling("$defs", 60)["$defs"]}, TOO_MANY),
+        ({"type": "object", "$id": "http://[::1"}, "must not hold an $id that is no URI: Invalid IPv6 URL"),
+        (_of_a({"$ref": "http://[::1"}), "must not refer to what is not in it, such as 'http://[::1'"),
+        ({"type": "object", "x": 5, "$ref": "#/x/5"}, "must not refer to what is not in it, such as '#/x/5'"),
+        ({"type": "object", "x": [{}], "$ref": "#/x/foo"}, "must not refer to what is not in it, such as '#/x/foo'"),
+        ({"type": "object", "x": {"allOf": 5}, "$ref": "#/x"}, 'must be a JSON schema; $.allOf: 5 is not of type "array"'),
+        ({"type": "object", "$dynamicAnchor": "a", "$dynamicRef": "#a"}, "must not refer to itself without end"),
+        (_of_a({"pattern": "("}), "must hold only patterns that can be matched, unlike '('"),
+        (_of_a({"pattern": "(a{9999}){9999}"}), "must hold only patterns that can be matched, unlike '(a{9999}){9999}'"),
+        (
+            {"type": "object", "patternProperties": {"a": {}}, "unevaluatedProperties": False},
+            "must not hold both patternProperties and unevaluatedProperties",
+        ),
+        ({"type": "object", "maximum": float("inf")}, "must hold only finite numbers, and integers of at most 64 bits"),
+        ({"type": "object", "maximum": 1 << 64}, "must hold only finite numbers, and integers of at most 64 bits"),
         (_nested(32), "must not be nested deeper than 64 levels"),
         (_nested(5000), "must not be nested deeper than 64 levels"),
     ],
@@ -98,6 +194,9 @@ def test_what_is_wrong_with_a_schema_is_said(schema: dict[str, Any], told: str) 
     "schema",
     [
         _nested(31),
+        _doubling("$defs", 6),
+        _of_a({"pattern": "^(?!.*[.]{2})[a-z.]{1,253}$"}),
+        _of_a({"pattern": r"^[\s\S]{1,10000}$"}),
         {"type": "object", "$defs": {"tree": TREE}, "properties": {"root": {"$ref": "#/$defs/tree"}}},
         {"type": "object", "$id": ELSEWHERE, "$defs": {"word": {"$anchor": "word"}}, "properties": {"a": {"$ref": "#word"}}},
         {"type": "object", "properties": {"$ref": {"type": "string"}, "a": {"const": {"$ref": "no reference at all"}}}},
