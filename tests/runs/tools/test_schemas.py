@@ -7,6 +7,7 @@ import pytest
 
 from runs.tools.schemas import complaint, flaw
 
+ANYTHING: dict[str, Any] = {}
 WORD = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"], "additionalProperties": False}
 
 
@@ -48,7 +49,7 @@ def test_arguments_that_do_not_fit_are_all_named(arguments: str, told: str) -> N
 
 def test_arguments_that_fit_are_no_reason_to_complain() -> None:
     assert complaint(WORD, '{"word": "a"}') is None
-    assert complaint({}, '{"anything": 1}') is None
+    assert complaint(ANYTHING, '{"anything": 1}') is None
 
 
 def test_a_long_complaint_is_cut() -> None:
@@ -83,7 +84,7 @@ def test_a_pattern_that_python_would_not_come_to_the_end_of_is_matched() -> None
     evil = "a" * 5000 + "!"
     assert (complaint(_of_a({"pattern": "^(a+)+$"}), _a(evil)) or "").startswith("The arguments are not what the tool takes: a: 'aaa")
     assert complaint(_of_a({"pattern": "^(a+)+!$"}), _a(evil)) is None
-    named = {"type": "object", "patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}
+    named = {"type": "object", "patternProperties": {"^(a+)+$": ANYTHING}, "additionalProperties": False}
     assert (complaint(named, json.dumps({evil: 1})) or "").endswith("…")
     assert complaint(named, _a(1)) is None
 
@@ -104,7 +105,7 @@ def test_schemas_that_double_with_each_level_of_the_arguments_are_given_up(draft
 
 
 def test_each_part_is_within_the_allowance_whatever_draft_it_says_it_is_of() -> None:
-    inner = {"$schema": "http://json-schema.org/draft-07/schema#", "patternProperties": {"^(a+)+$": {}}}
+    inner = {"$schema": "http://json-schema.org/draft-07/schema#", "patternProperties": {"^(a+)+$": ANYTHING}}
     assert complaint(_of_a(inner), _a({"a" * 40 + "!": 1})) is None
 
 
@@ -112,8 +113,8 @@ def test_each_part_is_within_the_allowance_whatever_draft_it_says_it_is_of() -> 
     ("schema", "value"),
     [
         ({"allOf": [{"minProperties": 10**9}] * 3000}, {f"a{n}": 1 for n in range(50_000)}),
-        ({"unevaluatedProperties": False, "properties": {}}, {f"a{n}": 1 for n in range(101)}),
-        ({"unevaluatedItems": False, "prefixItems": [{}]}, [1] * 101),
+        ({"unevaluatedProperties": False, "properties": ANYTHING}, {f"a{n}": 1 for n in range(101)}),
+        ({"unevaluatedItems": False, "prefixItems": [ANYTHING]}, [1] * 101),
         ({"items": {"enum": [[n] * 5 for n in range(4000)]}}, [[1] * 4] * 100_000),
     ],
 )
@@ -124,14 +125,14 @@ def test_what_takes_too_much_work_is_told_as_unchecked(schema: dict[str, Any], v
 def test_many_items_are_compared_with_each_other_at_once() -> None:
     unique = _of_a({"uniqueItems": True})
     assert complaint(unique, _a(["a", *range(30_000)])) is None
-    assert complaint(unique, _a([1, True, "1", [1], [True], {}, []])) is None
+    assert complaint(unique, _a([1, True, "1", [1], [True], ANYTHING, []])) is None
     assert (complaint(unique, _a([{"b": [1]}, {"b": [1.0]}])) or "").endswith("has non-unique elements")
 
 
 def test_what_is_left_over_is_found() -> None:
-    additional = {"type": "object", "patternProperties": {"^x": {}}, "additionalProperties": False}
+    additional = {"type": "object", "patternProperties": {"^x": ANYTHING}, "additionalProperties": False}
     assert (complaint(additional, '{"x1": 1, "y": 2}') or "").endswith("Additional properties are not allowed ('y' was unexpected)")
-    unevaluated = {"type": "object", "allOf": [_of_a({})], "properties": {"b": {}}, "unevaluatedProperties": False}
+    unevaluated = {"type": "object", "allOf": [_of_a(ANYTHING)], "properties": {"b": ANYTHING}, "unevaluatedProperties": False}
     assert complaint(unevaluated, '{"a": 1, "b": 2}') is None
     assert (complaint(unevaluated, '{"a": 1, "c": 2}') or "").endswith("Unevaluated properties are not allowed ('c' was unexpected)")
 
@@ -149,7 +150,7 @@ def _nested(levels: int) -> dict[str, Any]:
 def _doubling(place: str, levels: int) -> dict[str, Any]:
     """As small as it is, a value is compared with two to the power of `levels` schemas."""
     parts: dict[str, Any] = {f"a{n}": {"allOf": [{"$ref": f"#/{place}/a{n + 1}"}] * 2} for n in range(levels)}
-    return {"type": "object", "$ref": f"#/{place}/a0", place: {**parts, f"a{levels}": {}}}
+    return {"type": "object", "$ref": f"#/{place}/a0", place: {**parts, f"a{levels}": ANYTHING}}
 
 
 TOO_MANY = "must not compare a value with more than 1000 schemas, counting each where it is referred to"
@@ -171,13 +172,13 @@ TREE = {"properties": {"left": {"$ref": "#/$defs/tree"}}}
         ({"type": "object", "$id": "http://[::1"}, "must not hold an $id that is no URI: Invalid IPv6 URL"),
         (_of_a({"$ref": "http://[::1"}), "must not refer to what is not in it, such as 'http://[::1'"),
         ({"type": "object", "x": 5, "$ref": "#/x/5"}, "must not refer to what is not in it, such as '#/x/5'"),
-        ({"type": "object", "x": [{}], "$ref": "#/x/foo"}, "must not refer to what is not in it, such as '#/x/foo'"),
+        ({"type": "object", "x": [ANYTHING], "$ref": "#/x/foo"}, "must not refer to what is not in it, such as '#/x/foo'"),
         ({"type": "object", "x": {"allOf": 5}, "$ref": "#/x"}, 'must be a JSON schema; $.allOf: 5 is not of type "array"'),
         ({"type": "object", "$dynamicAnchor": "a", "$dynamicRef": "#a"}, "must not refer to itself without end"),
         (_of_a({"pattern": "("}), "must hold only patterns that can be matched, unlike '('"),
         (_of_a({"pattern": "(a{9999}){9999}"}), "must hold only patterns that can be matched, unlike '(a{9999}){9999}'"),
         (
-            {"type": "object", "patternProperties": {"a": {}}, "unevaluatedProperties": False},
+            {"type": "object", "patternProperties": {"a": ANYTHING}, "unevaluatedProperties": False},
             "must not hold both patternProperties and unevaluatedProperties",
         ),
         ({"type": "object", "maximum": float("inf")}, "must hold only finite numbers, and integers of at most 64 bits"),
