@@ -27,6 +27,7 @@ MAX_WAIT_S = 600
 _MAX_PARTS = 100
 _MAX_TOOLS = 100
 _MAX_PARAMETERS = 64 << 10
+_LONGEST_CHECK_S = 1.0  # of all tools of a request, in CPU time
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_LINK = 8192
 _MAX_DATA_URL = 5_000_000
@@ -62,7 +63,7 @@ def _client_tools(given: Sequence[ClientToolInput]) -> tuple[ClientTool, ...]:
     for i, tool in enumerate(given):
         if any(other.name == tool.name for other in given[:i]):
             raise BadUserInput(f"input.clientTools[{i}].name", "is there twice")
-    with allowance():
+    with allowance(_LONGEST_CHECK_S):
         return tuple(_client_tool(f"input.clientTools[{i}]", tool) for i, tool in enumerate(given))
 
 

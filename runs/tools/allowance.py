@@ -15,12 +15,12 @@ class TooMuchWork(Exception):
 
 
 @contextmanager
-def allowance() -> Generator[None]:
-    """For all that is checked inside. One inside another is no other."""
+def allowance(cpu_s: float = _ALLOWANCE_S) -> Generator[None]:
+    """For all that is checked inside. One inside another adds nothing to it."""
     if _until.get() is not None:
         yield
         return
-    token = _until.set(thread_time() + _ALLOWANCE_S)
+    token = _until.set(thread_time() + cpu_s)
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ async def _stored(database: Database) -> Run:
 async def test_the_parameters_of_a_tool_keep_the_order_of_their_keys(database: Database) -> None:
     run = await _stored(database)
     async with database.read() as connection:
-        found = await runs.get(connection, run.id)
+        (found,) = await runs.by_ids(connection, run.tenant, [run.id])
     assert found == run
     (tool,) = found.request.client_tools
     assert (list(tool.parameters), list(tool.parameters["properties"])) == (list(PARAMETERS), ["zebra", "b", "a"])

@@ -244,6 +244,18 @@ async def test_a_variable_that_is_not_given_is_not_in_a_literal(client: Client) 
     assert (await client.refused(document, id=id_, v=None))["code"] == "BAD_USER_INPUT"
 
 
+async def test_arguments_that_take_too_much_work_to_check_are_an_error_return(client: Client) -> None:
+    id_ = await _conversation(client)
+    doubling = [{"properties": {"a": {"$ref": "#"}}, "required": [other]} for other in "bc"]
+    tool = {**CAMERA, "parameters": {"type": "object", "anyOf": doubling}}
+    text = "/tool camera " + '{"a": ' * 40 + "1" + "}" * 40
+    given = {"conversationId": id_, "messages": [{"text": text}], "clientTools": [tool], "waitSeconds": 30}
+    await client.ask(SEND, input=given)
+    nodes = (await client.ask(RUNS, id=id_))["conversation"]["messages"]["nodes"]
+    (returned,) = next(node["toolReturns"] for node in nodes if "toolReturns" in node)
+    assert (returned["status"], returned["output"][:34]) == ("ERROR", "The arguments cannot be checked: c")
+
+
 async def test_arguments_too_deep_for_any_answer_are_shown_as_text_alone(client: Client) -> None:
     id_ = await _conversation(client)
     arguments = '{"query": ' + "[" * 300 + "]" * 300 + "}"
