@@ -35,7 +35,7 @@ class _Compiled:
 _ENGINES = (
     _Engine(RegexOptions(size_limit=1 << 18), 100_000),
     _Engine(RegexOptions(size_limit=10 << 20), 5_000),
-    _Engine(FancyRegexOptions(backtrack_limit=_MOST_STEPS, size_limit=1 << 20), 1_000),
+    _Engine(FancyRegexOptions(backtrack_limit=_MOST_STEPS, size_limit=16 << 20), 1_000),
 )
 
 
@@ -54,7 +54,7 @@ def matches(pattern: str, text: str) -> bool:
     return True
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def compile_(pattern: str) -> _Compiled:
     for engine in _ENGINES:
         try:
