@@ -3,10 +3,13 @@
 Unknown keys are passed over, so that a row written by a newer version can still be read.
 """
 
+from dataclasses import asdict
 from typing import Any
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from db.types import dump_json
 from vocabulary.compaction import CompactionSettings, CompactionStats
 from vocabulary.conversations import AgentTool
 from vocabulary.messages import BODY_OF, ErrorBody, MessageBody, MessageType, ToolCall
@@ -19,11 +22,27 @@ compaction_stats = TypeAdapter(CompactionStats)
 agent_tools = TypeAdapter(tuple[AgentTool, ...])
 usage = TypeAdapter(Usage)
 run_error = TypeAdapter(RunError)
-run_request = TypeAdapter(RunRequest)
 tool_call = TypeAdapter(ToolCall)
+_run_request = TypeAdapter(RunRequest)
 _bodies: dict[MessageType, TypeAdapter[MessageBody]] = {kind: TypeAdapter(body) for kind, body in BODY_OF.items()}
 
 _UNREADABLE = ErrorBody(error=RunError(RunErrorType.INTERNAL, "This message was stored by a version that this server cannot read."))
+
+
+def stored_request(request: RunRequest) -> dict[str, Any]:
+    """Parameters of tools as text: PostgreSQL would not keep the order of their keys, which the model is shown."""
+    tools = [{**asdict(tool), "parameters": dump_json(tool.parameters)} for tool in request.client_tools]
+    return {**asdict(request), "client_tools": tools}
+
+
+def run_request(stored: dict[str, Any]) -> RunRequest:
+    tools = [{**tool, "parameters": _parameters(tool["parameters"])} for tool in stored.get("client_tools", ())]
+    return _run_request.validate_python({**stored, "client_tools": tools})
+
+
+def _parameters(stored: str | dict[str, Any]) -> dict[str, Any]:
+    """Once they were stored as they are."""
+    return orjson.loads(stored) if isinstance(stored, str) else stored
 
 
 def message_type_and_body(kind: str, body: Any) -> tuple[MessageType, MessageBody]:

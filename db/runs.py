@@ -172,7 +172,7 @@ _UPDATE_STEP = (
 
 
 def _values(run: Run) -> dict[str, Any]:
-    return {column.name: getattr(run, column.name) for column in runs.c}
+    return {column.name: getattr(run, column.name) for column in runs.c} | {"request": codec.stored_request(run.request)}
 
 
 def _step_values(step: Step) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def run_of(row: Row[Any]) -> Run:
         stop_reason=None if row.stop_reason is None else StopReason(row.stop_reason),
         error=None if row.error is None else codec.run_error.validate_python(row.error),
         model=row.model,
-        request=codec.run_request.validate_python(row.request),
+        request=codec.run_request(row.request),
         usage=codec.usage.validate_python(row.usage),
         group_id=row.group_id,
         idempotency_key=row.idempotency_key,

@@ -7,6 +7,7 @@ through a `Joiner`, because a provider may cut between the two halves of one cha
 import re
 import unicodedata
 from collections.abc import Collection
+from math import isfinite
 from typing import Any, cast
 
 import orjson
@@ -52,6 +53,20 @@ def is_too_deep(value: object, levels: int = DEEPEST_JSON) -> bool:
         return False
     inside = cast("Collection[object]", value.values() if isinstance(value, dict) else value)
     return levels == 0 or any(is_too_deep(inner, levels - 1) for inner in inside)
+
+
+def has_storable_numbers(value: object) -> bool:
+    """Finite ones, and integers of at most 64 bits: others are refused by the writer of JSON, or silently written as null."""
+    match value:
+        case dict() | list():
+            inside = cast("Collection[object]", value.values() if isinstance(value, dict) else value)
+            return all(map(has_storable_numbers, inside))
+        case int():
+            return -(1 << 63) <= value < 1 << 64
+        case float():
+            return isfinite(value)
+        case _:
+            return True
 
 
 def folded(text: str) -> str:

@@ -13,12 +13,13 @@ from resolvers.context import NotFound
 from resolvers.inputs.retries import hashed
 from resolvers.inputs.settings import model_settings
 from runs.commands.send import NewMessage, Send
-from runs.tools.registry import flaw
+from runs.tools.allowance import allowance
+from runs.tools.schemas import flaw
 from schema.inputs.sending import ClientToolInput, ContentPartInput, ImageInput, MessageInput, SendMessageInput
 from vocabulary.ids import Noun
 from vocabulary.messages import ContentPart, ImagePart, InputRole, TextPart
 from vocabulary.runs import BusyPolicy, ClientTool
-from vocabulary.text import DEEPEST_JSON, is_too_deep, storable_json
+from vocabulary.text import DEEPEST_JSON, has_storable_numbers, is_too_deep, storable_json
 
 MAX_MESSAGES = 100
 MAX_STEPS = 1000
@@ -26,6 +27,7 @@ MAX_WAIT_S = 600
 _MAX_PARTS = 100
 _MAX_TOOLS = 100
 _MAX_PARAMETERS = 64 << 10
+_LONGEST_CHECK_S = 1.0  # of all tools of a request, in CPU time
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_LINK = 8192
 _MAX_DATA_URL = 5_000_000
@@ -61,7 +63,8 @@ def _client_tools(given: Sequence[ClientToolInput]) -> tuple[ClientTool, ...]:
     for i, tool in enumerate(given):
         if any(other.name == tool.name for other in given[:i]):
             raise BadUserInput(f"input.clientTools[{i}].name", "is there twice")
-    return tuple(_client_tool(f"input.clientTools[{i}]", tool) for i, tool in enumerate(given))
+    with allowance(_LONGEST_CHECK_S):
+        return tuple(_client_tool(f"input.clientTools[{i}]", tool) for i, tool in enumerate(given))
 
 
 def _client_tool(path: str, given: ClientToolInput) -> ClientTool:
@@ -69,6 +72,8 @@ def _client_tool(path: str, given: ClientToolInput) -> ClientTool:
         raise BadUserInput(f"{path}.name", "must be 1 to 64 letters, digits or any of _ -")
     if is_too_deep(given.parameters):
         raise BadUserInput(f"{path}.parameters", f"must not be nested deeper than {DEEPEST_JSON} levels")
+    if not has_storable_numbers(given.parameters):
+        raise BadUserInput(f"{path}.parameters", "must hold only finite numbers, and integers of at most 64 bits")
     parameters = storable_json(given.parameters)
     amount(f"{path}.parameters", len(orjson.dumps(parameters)), "bytes", 0, _MAX_PARAMETERS)
     if (why := flaw(parameters)) is not None:

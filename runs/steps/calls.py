@@ -11,7 +11,8 @@ from dataclasses import replace
 from runs import state
 from runs.engine import Engine
 from runs.steps.once import once
-from runs.tools.registry import Effect, ToolContext, ToolFailed, answer, complaint, error_return
+from runs.tools.registry import Effect, ToolContext, ToolFailed, answer, error_return
+from runs.tools.schemas import complaint
 from runs.tools.toolbox import Toolbox
 from runs.writing.pen import LeaseLost, Pen
 from runs.writing.records import calls_of
@@ -44,7 +45,11 @@ class Calls:
     async def answer(self, *, approved: bool = False) -> None:
         """Runs what may be run; afterwards each call has returned or waits for somebody. `approved`: those PENDING are, by somebody."""
         pending = [call for call in calls_of(self.message) if call.state is ToolCallState.PENDING]
-        ready = [call for call in pending if self._may_run(call, approved=approved)]
+        ready: list[ToolCall] = []
+        for call in pending:
+            if self._may_run(call, approved=approved):
+                ready.append(call)
+            await asyncio.sleep(0)  # a check of arguments may take its time, and those of many calls should not add up
         together = self._run.request.settings.parallel_tool_calls is not False
         for group in [ready] if together else [[call] for call in ready]:
             await self._run_together(group)

@@ -9,22 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import structlog
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import (
-    SchemaError,
-    ValidationError,
-    best_match,  # pyright: ignore[reportUnknownVariableType]
-    relevance,
-)
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
 
 from db.engine import Database
 from streams.log import Transaction
 from vocabulary.messages import ToolCall, ToolReturn, ToolReturnStatus, ToolSource
 from vocabulary.runs import Run
-from vocabulary.text import DEEPEST_JSON, is_too_deep, parsed, storable
+from vocabulary.text import storable
 
 log = structlog.get_logger()
 
@@ -33,8 +23,6 @@ Effect = Callable[[Transaction], Awaitable[str]]
 """What a tool changes in our own database, and what it says about it."""
 
 LONGEST_NAME = 64  # that all providers take
-
-_LONGEST_COMPLAINT = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,71 +98,6 @@ def _renamed(tool: ServerTool, name: str) -> ServerTool:
 
 
 # ---- a call
-
-
-def complaint(parameters: dict[str, Any], arguments_text: str) -> str | None:
-    """Why these arguments do not fit their schema, in words for the model; None: they do."""
-    try:
-        arguments = parsed(arguments_text)
-    except ValueError as error:
-        return f"The arguments cannot be read as JSON: {error}."
-    if not isinstance(arguments, dict):
-        return "The arguments are not a JSON object."
-    try:
-        faults = _faults(parameters, cast(Arguments, arguments))
-    except Unresolvable as missing:
-        return f"The tool's parameters cannot be checked: {missing}"
-    except RecursionError:
-        return "The tool's parameters cannot be checked: they refer to themselves without end."
-    return _cut(f"The arguments are not what the tool takes: {'; '.join(map(_told, faults))}") if faults else None
-
-
-def flaw(parameters: object) -> str | None:
-    """Why this is no JSON schema of a tool's arguments; None: it is."""
-    if not isinstance(parameters, dict) or cast(Arguments, parameters).get("type") != "object":
-        return 'must be a JSON schema with "type": "object"'
-    if is_too_deep(cast(Arguments, parameters)):
-        return f"must not be nested deeper than {DEEPEST_JSON} levels"
-    try:
-        Draft202012Validator.check_schema(cast(Arguments, parameters))
-        _look_up_references(cast(Arguments, parameters))
-        _faults(cast(Arguments, parameters), {})
-    except SchemaError as error:
-        return _cut(f"must be a JSON schema; {error.json_path}: {error.message}")
-    except Unresolvable as missing:
-        return _cut(f"must not refer to what is not in it, such as {missing.ref!r}")
-    except RecursionError:
-        return "must not refer to itself without end"
-    return None
-
-
-def _look_up_references(parameters: dict[str, Any]) -> None:
-    """Also those that only some arguments would lead to. Raises Unresolvable."""
-    schema = DRAFT202012.create_resource(parameters)
-    address = schema.id() or ""
-    look_up = Registry[Any]().with_resource(address, schema).crawl().resolver(address)
-    left = [(schema, look_up)]
-    while left:
-        part, look_up = left.pop()
-        if isinstance(part.contents, dict) and isinstance(reference := part.contents.get("$ref"), str):
-            look_up.lookup(reference)
-        left += [(inner, look_up.in_subresource(inner)) for inner in part.subresources()]
-
-
-def _faults(parameters: dict[str, Any], arguments: Arguments) -> list[ValidationError]:
-    """The worst first. With a registry of nothing: a schema that names another place is not followed there."""
-    validator = Draft202012Validator(parameters, registry=Registry())
-    found = cast("list[ValidationError]", sorted(validator.iter_errors(arguments), key=relevance, reverse=True))  # pyright: ignore[reportUnknownMemberType]
-    return [cast(ValidationError, best_match([fault])) for fault in found]
-
-
-def _told(fault: ValidationError) -> str:
-    where = fault.json_path.removeprefix("$").removeprefix(".")
-    return f"{where}: {fault.message}" if where else fault.message
-
-
-def _cut(complaint: str) -> str:
-    return complaint if len(complaint) <= _LONGEST_COMPLAINT else f"{complaint[:_LONGEST_COMPLAINT]} …"
 
 
 async def answer(call: ToolCall, tool: ServerTool, context: ToolContext, *, most_characters: int) -> ToolReturn:

@@ -185,15 +185,75 @@ async def test_what_does_not_answer_is_refused_and_changes_nothing(client: Clien
         ([{**CAMERA, "parameters": {"type": "object", "properties": {"a": {"$ref": "#/$defs/b"}}}}], "input.clientTools[0].parameters"),
         ([{**CAMERA, "parameters": {"type": "object", "default": json.loads("[" * 900 + "]" * 900)}}], "input.clientTools[0].parameters"),
         ([{**CAMERA, "parameters": {"type": "object", "title": "x" * 70_000}}], "input.clientTools[0].parameters"),
+        ([{**CAMERA, "parameters": {"type": "object", "$id": "http://[::1"}}], "input.clientTools[0].parameters"),
+        ([{**CAMERA, "parameters": {"type": "object", "x": 5, "$ref": "#/x/5"}}], "input.clientTools[0].parameters"),
         ([{**CAMERA, "name": f"t{n}"} for n in range(101)], "input.clientTools"),
     ],
-    ids=["space", "empty", "twice", "long", "number", "no object", "no schema", "endless", "dangling", "deep", "large", "many"],
+    ids=[
+        "space",
+        "empty",
+        "twice",
+        "long",
+        "number",
+        "no object",
+        "no schema",
+        "endless",
+        "dangling",
+        "deep",
+        "large",
+        "address",
+        "nowhere",
+        "many",
+    ],
 )
 async def test_tools_that_nobody_could_call_are_refused(client: Client, tools: list[dict[str, Any]], argument: str) -> None:
     id_ = await _conversation(client)
     given = {"conversationId": id_, "messages": [{"text": "hello"}], "clientTools": tools}
     assert await client.refused(SEND, input=given) == {"code": "BAD_USER_INPUT", "argument": argument}
     assert (await client.ask(STATE, id=id_))["conversation"]["runs"]["totalCount"] == 0
+
+
+INLINE = """mutation M($id: ID!%s) { sendMessage(input: { conversationId: $id, messages: [{ text: "hello" }],
+    clientTools: [{ name: "t", description: "", parameters: %s }] }) { run { id } } }"""
+
+
+def _inline(literal: str) -> str:
+    return INLINE % (", $v: JSON" if "$v" in literal else "", literal)
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        '{ type: "object", maximum: 99999999999999999999 }',
+        '{ type: "object", maximum: -99999999999999999999 }',
+        '{ type: "object", maximum: 1e400 }',
+        '{ type: "object", required: [$v] }',
+    ],
+)
+async def test_a_literal_that_json_or_a_schema_cannot_hold_is_refused_by_name(client: Client, literal: str) -> None:
+    id_ = await _conversation(client)
+    refusal = {"code": "BAD_USER_INPUT", "argument": "input.clientTools[0].parameters"}
+    assert await client.refused(_inline(literal), id=id_) == refusal
+
+
+async def test_a_variable_that_is_not_given_is_not_in_a_literal(client: Client) -> None:
+    document = _inline('{ type: "object", properties: { a: $v, b: {} } }')
+    id_ = await _conversation(client)
+    await client.ask(document, id=id_)
+    await client.ask(document, id=id_, v={"type": "string"})
+    assert (await client.refused(document, id=id_, v=None))["code"] == "BAD_USER_INPUT"
+
+
+async def test_arguments_that_take_too_much_work_to_check_are_an_error_return(client: Client) -> None:
+    id_ = await _conversation(client)
+    doubling = [{"properties": {"a": {"$ref": "#"}}, "required": [other]} for other in "bc"]
+    tool = {**CAMERA, "parameters": {"type": "object", "anyOf": doubling}}
+    text = "/tool camera " + '{"a": ' * 40 + "1" + "}" * 40
+    given = {"conversationId": id_, "messages": [{"text": text}], "clientTools": [tool], "waitSeconds": 30}
+    await client.ask(SEND, input=given)
+    nodes = (await client.ask(RUNS, id=id_))["conversation"]["messages"]["nodes"]
+    (returned,) = next(node["toolReturns"] for node in nodes if "toolReturns" in node)
+    assert (returned["status"], returned["output"][:34]) == ("ERROR", "The arguments cannot be checked: c")
 
 
 async def test_arguments_too_deep_for_any_answer_are_shown_as_text_alone(client: Client) -> None:

@@ -2,10 +2,11 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 
+from graphql import parse_value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema.scalars import rfc3339
+from schema.scalars import json_literal, rfc3339
 
 
 def test_an_instant_is_written_in_utc_with_a_z() -> None:
@@ -16,3 +17,9 @@ def test_an_instant_is_written_in_utc_with_a_z() -> None:
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_an_instant_survives_the_way_to_a_client(instant: datetime) -> None:
     assert datetime.fromisoformat(rfc3339(instant)) == instant
+
+
+def test_a_variable_that_is_not_given_is_left_out_of_an_object_and_null_in_a_list() -> None:
+    literal = parse_value("{ a: $a, b: [$b, { c: $a }], d: $d, e: 1.5 }")
+    assert json_literal(literal, {"d": {"x": None}}) == {"b": [None, {}], "d": {"x": None}, "e": 1.5}
+    assert json_literal(literal) == {"b": [None, {}], "e": 1.5}

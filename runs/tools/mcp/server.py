@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from runs.tools.mcp.endpoints import McpServer, Patience, RemoteTool, away
-from runs.tools.registry import LONGEST_NAME, Arguments, ServerTool, ToolContext, ToolFailed, flaw
+from runs.tools.registry import LONGEST_NAME, Arguments, ServerTool, ToolContext, ToolFailed
+from runs.tools.schemas import flaw
 from vocabulary.messages import ToolSource
 
 if TYPE_CHECKING:
