@@ -31,6 +31,15 @@ from vocabulary.events import (
 from vocabulary.messages import Message, MessageStatus, MessageType, SummaryBody, ToolCallBody, ToolCallState, UserBody
 from vocabulary.runs import Run, RunStatus, StopReason
 
+STATS = CompactionStats(
+    trigger=CompactionTrigger.CONTEXT_OVERFLOW,
+    mode=CompactionMode.ALL,
+    messages_before=9,
+    messages_after=3,
+    tokens_before=90,
+    tokens_after=30,
+)
+
 
 @pytest.fixture
 async def teller(database: Database) -> Teller:
@@ -139,14 +148,13 @@ async def test_an_event_with_a_nonce_is_read_as_one_without(database: Database, 
     message = a_message(teller.conversation_id, type=MessageType.TOOL_CALL, body=ToolCallBody(tool_calls=(call,)), run_id="run-1")
     run = a_run(teller.conversation_id, sequence=5)
     await stored(database, message, run)
-    summary = ContextCompacted(message, None, CompactionStats(CompactionTrigger.REQUEST, CompactionMode.ALL, 900, 90, 1000, 9, 2))
     told: list[StoredPayload] = [
         MessageDelta(message.id, message.type, 0, "{}", call.id),
         MessageCompleted(message),
         MessageChanged(message),
         ToolCallChanged(message.id, message.type, call),
         RunChanged(run, RunStatus.RUNNING, None),
-        summary,
+        ContextCompacted(message, None, STATS),
     ]
     nonces = [await signed(database, teller, payload) for payload in told]
     page = await read(database, teller)
@@ -327,17 +335,9 @@ async def test_an_event_whose_words_are_unknown_shows_nothing_but_counts(databas
 
 
 async def test_a_compaction_is_read_with_its_summary_and_its_figures(database: Database, teller: Teller) -> None:
-    stats = CompactionStats(
-        trigger=CompactionTrigger.CONTEXT_OVERFLOW,
-        mode=CompactionMode.ALL,
-        messages_before=9,
-        messages_after=3,
-        tokens_before=90,
-        tokens_after=30,
-    )
-    body = SummaryBody(tail_ordinal=7, stats=stats)
+    body = SummaryBody(tail_ordinal=7, stats=STATS)
     summary = a_message(teller.conversation_id, type=MessageType.SUMMARY, text="They met.", body=body, in_tail=False, in_context=False)
     await stored(database, summary)
-    told = [await teller.tell(ContextCompacted(summary, kept, stats), run_id="run-1") for kept in ("message-7", None)]
+    told = [await teller.tell(ContextCompacted(summary, kept, STATS), run_id="run-1") for kept in ("message-7", None)]
     for mode in DeltaMode:
         assert list((await read(database, teller, mode)).events) == told
