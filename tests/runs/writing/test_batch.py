@@ -17,16 +17,17 @@ from runs.commands.cancel import cancel_run
 from runs.workers.advance import advance, hand_over
 from runs.writing.pen import LeaseLost, Pen, WriteRefused
 from runs.writing.writer import Writer
-from runs.writing.writes import Append, Open, Whole, Write
+from runs.writing.writes import Append, Close, Open, Whole, Write
 from streams.bus import MemoryBus
 from streams.log import Log
 from tests.db.rows import NOON, a_message
 from tests.db.statements import statements
 from tests.rig import TENANT, Rig, rig
 from tests.runs.doubt import Doubtful, Fate, Forgetful
+from tests.runs.logs import texts
 from vocabulary.events import Event, MessageCompleted, MessageDelta
 from vocabulary.lists import ListItem
-from vocabulary.messages import MessageStatus, MessageType
+from vocabulary.messages import Message, MessageStatus, MessageType
 from vocabulary.runs import BusyPolicy, Run
 
 DEADLINE_S = 20
@@ -212,26 +213,40 @@ async def test_of_two_pens_of_one_conversation_in_one_batch_only_that_of_the_lea
     fate: Fate,
     lost_first: bool,
 ) -> None:
-    """A silent run was ended, or let go of, and its worker does not know it yet."""
+    """A silent run was ended, or let go of, in the middle of its text, and its worker does not know it yet."""
     writer = Writer(still.engine)
     lost = await _asked(still, writer)
-    holder = await follow(still, writer, lost)
     async with _writing(writer):
-        for text in ("one", "two"):
-            holder.write(*_whole(holder, text))
-            await holder.flush()
+        cut = await _begun(lost)
+        holder = await follow(still, writer, lost)
+        going_on = await _begun(holder)
+        holder.write(_delta(going_on, 3, " two"))
+        await holder.flush()
         doubtful.whose, doubtful.fates = "writer", iter([fate])
+        never = [_delta(cut, 3, " never"), Close(replace(cut, status=MessageStatus.COMPLETED, text="one never"))]
         for pen in (lost, holder) if lost_first else (holder, lost):
-            pen.write(*([*_whole(pen, "never"), *_whole(pen, "said")] if pen is lost else _whole(pen, "three")))
+            pen.write(*(never if pen is lost else [_delta(going_on, 7, " three")]))
         await holder.flush()
         with pytest.raises(LeaseLost):
             await lost.flush()
-        holder.write(*_whole(holder, "four"))
+        holder.write(_delta(going_on, 13, " four"))
         await holder.flush()
-    assert await _said(still, holder.lease.run) == ["one", "two", "three", "four"]
-    ordinals = [message.ordinal for message in await still.history(lost.conversation_id)]
-    assert ordinals == list(range(1, len(ordinals) + 1))
+    stored = await still.stored(lost.conversation_id)
+    assert texts(stored) == {(cut.id, None): "one", (going_on.id, None): "one two three four"}
     await _told_is_stored(still, bus, lost.conversation_id)
+
+
+async def _begun(pen: Pen) -> Message:
+    """A message that says "one" so far."""
+    started, first = _open(pen, "one")
+    pen.write(started, first)
+    await pen.flush()
+    assert isinstance(started, Open)
+    return started.message
+
+
+def _delta(message: Message, offset: int, text: str) -> Append:
+    return Append(message.id, message.type, None, offset, text)
 
 
 # ---- refusals
