@@ -146,7 +146,7 @@ async def test_a_nonce_is_found_at_the_first_number_of_its_transaction_and_nowhe
 async def test_an_event_with_a_nonce_is_read_as_one_without(database: Database, teller: Teller) -> None:
     call = a_call(state=ToolCallState.RUNNING, arguments_text="{}")
     message = a_message(teller.conversation_id, type=MessageType.TOOL_CALL, body=ToolCallBody(tool_calls=(call,)), run_id="run-1")
-    run = a_run(teller.conversation_id, sequence=5)
+    run = a_run(teller.conversation_id, id="run-1", sequence=5)
     await stored(database, message, run)
     told: list[StoredPayload] = [
         MessageDelta(message.id, message.type, 0, "{}", call.id),
