@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db import codec, conversations, messages, runs, tables
 from db.dialect import insert_rows
 from db.tables import events, heads
+from db.types import plain
 from vocabulary.events import (
     ContextCompacted,
     ConversationChanged,
@@ -38,6 +39,7 @@ from vocabulary.runs import RunStatus, StopReason
 
 _OPEN = (MessageStatus.QUEUED.value, MessageStatus.IN_PROGRESS.value)
 _INPUTS = (MessageType.USER, MessageType.SYSTEM)
+_NONCE = "nonce"  # a key beside those that the event's kind has
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,16 @@ class LogPage:
 # ---- writing
 
 
-async def append(connection: AsyncConnection, appended: Sequence[Event]) -> None:
-    """The caller holds the lock of every head whose numbers these are, in this transaction."""
+async def append(connection: AsyncConnection, appended: Sequence[Event], *, nonce: str | None = None) -> None:
+    """The caller holds the lock of every head whose numbers these are, in this transaction.
+
+    `nonce`: stored with the first of them, so that it can be told later whether it was this transaction that was committed.
+    """
     if appended:
-        await insert_rows(connection, events, [_values(event) for event in appended])
+        rows = [_values(event) for event in appended]
+        if nonce is not None:
+            rows[0]["data"] = {**(plain(rows[0]["data"]) or {}), _NONCE: nonce}
+        await insert_rows(connection, events, rows)
 
 
 def _values(event: Event) -> dict[str, Any]:
@@ -116,18 +124,19 @@ _KIND_OF: dict[type[StoredPayload] | type[None], EventKind] = {
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Is this number of a conversation an event of this run?"""
+    """Was this number of a conversation stored with this nonce?"""
 
     conversation_id: str
     sequence: int
-    run_id: str
+    nonce: str
 
 
 async def found(connection: AsyncConnection, probes: Sequence[Probe]) -> set[Probe]:
-    """Those that are."""
-    columns = (events.c.conversation_id, events.c.sequence, events.c.run_id)
-    query = select(*columns).where(tuple_(*columns).in_([(p.conversation_id, p.sequence, p.run_id) for p in probes]))
-    return {Probe(*row) for row in await connection.execute(query)}
+    """Those that were."""
+    number = (events.c.conversation_id, events.c.sequence)
+    query = select(*number, events.c.data).where(tuple_(*number).in_([(probe.conversation_id, probe.sequence) for probe in probes]))
+    rows = await connection.execute(query)
+    return {Probe(row.conversation_id, row.sequence, row.data[_NONCE]) for row in rows if row.data and _NONCE in row.data}
 
 
 async def backlog(connection: AsyncConnection, conversation_id: str, *, after: int, run_id: str | None, at_most: int) -> int:
@@ -184,7 +193,7 @@ def _query(mode: DeltaMode, *, of_run: bool) -> Any:
     # Only a call in an unfinished message is shown as far as it has come; everything else of one is told by its deltas.
     shown_for = {"trail": picked.c.kind == EventKind.TOOL_CALL_CHANGED.value}
     columns = (
-        *_labelled("e", picked.c),
+        *_labelled("e", (case((whole, c)).label(c.name) if c.name == "data" else c for c in picked.c)),
         *_labelled("m", (c if c.name == "type" else case((shown_for.get(c.name, whole), c)).label(c.name) for c in messages.COLUMNS)),
         *_labelled("r", tables.runs.c),
         *_labelled("c", (case((shows_conversation, c)).label(c.name) for c in conversations.COLUMNS if c.name != "head_sequence")),

@@ -65,12 +65,13 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Grants:
-    """By conversation; `skipped`: their leases hold, but their heads were locked by others, or being changed by them. Who is in neither
-    has lost its lease.
+    """`skipped`: their leases hold, but their heads were locked by others, or being changed by them. Who is in neither has lost its lease.
+
+    By claim, not by conversation: beside the run that holds a head, one that has lost it without knowing may claim it in the same batch.
     """
 
-    granted: dict[str, Granted]
-    skipped: frozenset[str]
+    granted: dict[Claim, Granted]
+    skipped: frozenset[Claim]
 
 
 _CLAIM_COLUMNS = {
@@ -120,25 +121,20 @@ async def grant(connection: AsyncConnection, claims: Sequence[Claim], *, patient
     rows = [[getattr(claim, column) for column in _CLAIM_COLUMNS] for claim in claims]
     by_key = patient or connection.dialect.name != "postgresql"
     result = await connection.execute(_GRANT_BY_KEY if by_key else _GRANT_WHERE_THEY_LIE, {"claims": rows})
-    by_conversation = {claim.conversation_id: claim for claim in claims}
+    raised = {(row.conversation_id, row.active_run_id, row.fence, row.write_number - 1): row for row in result}
     granted = {
-        row.conversation_id: Granted(
-            row.head_sequence - by_conversation[row.conversation_id].sequences + 1,
-            row.next_ordinal - by_conversation[row.conversation_id].ordinals,
-            row.tid,
-        )
-        for row in result
+        claim: Granted(row.head_sequence - claim.sequences + 1, row.next_ordinal - claim.ordinals, row.tid)
+        for claim in claims
+        if (row := raised.get((claim.conversation_id, claim.run_id, claim.fence, claim.write_number))) is not None
     }
-    missing = [claim for claim in claims if claim.conversation_id not in granted]
+    missing = [claim for claim in claims if claim not in granted]
     return Grants(granted, await _still_theirs(connection, missing) if missing else frozenset())
 
 
-async def _still_theirs(connection: AsyncConnection, missing: Sequence[Claim]) -> frozenset[str]:
+async def _still_theirs(connection: AsyncConnection, missing: Sequence[Claim]) -> frozenset[Claim]:
     """A lease once lost is lost for ever, so the committed row tells whether who was not granted was only passed over."""
-    found = await write_numbers(connection, [claim.conversation_id for claim in missing])
-    return frozenset(
-        claim.conversation_id for claim in missing if found.get(claim.conversation_id) == (claim.run_id, claim.fence, claim.write_number)
-    )
+    found = await write_numbers(connection, {claim.conversation_id for claim in missing})
+    return frozenset(claim for claim in missing if found.get(claim.conversation_id) == (claim.run_id, claim.fence, claim.write_number))
 
 
 async def release(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, int]:
@@ -151,6 +147,7 @@ async def release(connection: AsyncConnection, conversation_ids: Iterable[str]) 
 
 _ids = batch(bindparam("ids", type_=Json), {"conversation_id": Identifier}, name="ids")
 _POSITIONS = select(heads.c.conversation_id, heads.c.head_sequence).join(_ids, heads.c.conversation_id == _ids.c.conversation_id)
+_Raised = ReturningUpdate[str, str, int, int, int, int, str | None]
 _claims = batch(bindparam("claims", type_=Json), _CLAIM_COLUMNS, name="claims")
 
 
@@ -163,16 +160,18 @@ def _held(head: FromClause) -> ColumnElement[bool]:
     )
 
 
-def _raised(by: Subquery | CTE, tid: ColumnElement[Any]) -> ReturningUpdate[str, int, int, str | None]:
+def _raised(by: Subquery | CTE, tid: ColumnElement[Any]) -> _Raised:
+    """Answers whose claim it was: of several on one head, one holds at most."""
     raised = {
         "head_sequence": heads.c.head_sequence + by.c.sequences,
         "next_ordinal": heads.c.next_ordinal + by.c.ordinals,
         "write_number": heads.c.write_number + 1,
     }
-    return update(heads).values(raised).returning(heads.c.conversation_id, heads.c.head_sequence, heads.c.next_ordinal, tid.label("tid"))
+    claim = (heads.c.conversation_id, heads.c.active_run_id, heads.c.fence, heads.c.write_number)
+    return update(heads).values(raised).returning(*claim, heads.c.head_sequence, heads.c.next_ordinal, tid.label("tid"))
 
 
-def _grant_by_key() -> ReturningUpdate[str, int, int, str | None]:
+def _grant_by_key() -> _Raised:
     """Waits for locks, in id order. Answers no places: a database that has none gets this statement too."""
     locked = (
         select(heads.c.conversation_id)
@@ -184,7 +183,7 @@ def _grant_by_key() -> ReturningUpdate[str, int, int, str | None]:
     return _raised(_claims, null()).where(_held(heads), heads.c.conversation_id.in_(select(locked.c.conversation_id)))
 
 
-def _grant_where_they_lie() -> ReturningUpdate[str, int, int, str | None]:
+def _grant_where_they_lie() -> _Raised:
     """Waits for nobody, so it needs no order. A claim is looked up where it says, and by its key when its head no longer lies there.
 
     With a statement of its own for each claim (LATERAL) the planner cannot read the whole table once and join, however small that was

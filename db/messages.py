@@ -40,8 +40,10 @@ BY_START = KeysetOrder((KeyColumn(messages.c.started_sequence),))
 
 _OPEN = MessageStatus.IN_PROGRESS.value
 
+# A delta's data is none of a reader's business.
+_CALL_AS_TOLD = case((events.c.kind == EventKind.TOOL_CALL_CHANGED.value, events.c.data))
 _trail = (
-    select(json_rows(events.c.sequence, events.c.kind, events.c.tool_call_id, events.c.text, events.c.data))
+    select(json_rows(events.c.sequence, events.c.kind, events.c.tool_call_id, events.c.text, _CALL_AS_TOLD))
     .where(
         events.c.conversation_id == messages.c.conversation_id,
         events.c.sequence > messages.c.started_sequence,

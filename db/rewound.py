@@ -1,8 +1,8 @@
 """After a restore: numbers that were handed out in the time that is lost must never be handed out again for something else.
 
 Every head is raised by far more than can have been lost, and one RESET event stands at the end of the gap: who reads across it is told
-that history was lost, wherever between its old position and the gap's end it stood. Fences rise too, so that a worker that has lived
-through the loss writes nothing more.
+that history was lost, wherever between its old position and the gap's end it stood. Fences rise as far, so that a worker that has lived
+through the loss writes nothing more, whatever fence it was given in the time that is lost.
 """
 
 from datetime import datetime
@@ -27,7 +27,7 @@ async def raise_heads(connection: AsyncConnection, *, after: str, limit: int, no
     ids = list((await connection.execute(query.with_for_update(key_share=True))).scalars())
     if not ids:
         return None
-    raised = {"head_sequence": heads.c.head_sequence + GAP, "fence": heads.c.fence + 1, "list_version": heads.c.list_version + 1}
+    raised = {"head_sequence": heads.c.head_sequence + GAP, "fence": heads.c.fence + GAP, "list_version": heads.c.list_version + 1}
     statement = update(heads).where(heads.c.conversation_id.in_(ids)).values(raised)
     found = await connection.execute(statement.returning(heads.c.conversation_id, heads.c.head_sequence))
     await events.append(connection, [_reset(row.conversation_id, row.head_sequence, now) for row in found])

@@ -29,6 +29,7 @@ class Transaction:
         self.appended: list[Event] = []
         self.list_items: list[ListItem] = []
         self.after_commit: list[Callable[[], None]] = []
+        self.nonce: str | None = None  # what the log will tell this transaction by, for who may not hear of its commit
         self._heads: dict[str, Head] = {}
         self._as_locked: dict[str, Head] = {}
 
@@ -73,7 +74,7 @@ class Transaction:
         self.list_items.append(ListCaughtUp(tenant))
 
     async def settle(self) -> None:
-        await events.append(self.connection, self.appended)
+        await events.append(self.connection, self.appended, nonce=self.nonce)
         for conversation_id, head in self._heads.items():
             if head != self._as_locked.get(conversation_id):
                 await heads.save(self.connection, head)

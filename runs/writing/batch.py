@@ -3,8 +3,9 @@
 No I/O; `writer.py` does what follows from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from secrets import token_urlsafe
 
 from db.events import Probe
 from db.heads import Claim, Granted, Grants
@@ -54,7 +55,10 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One try to commit. `surfaced`: earlier tries that turned out to have happened. `dead`: known never to have happened."""
+    """One try to commit. `surfaced`: earlier tries that turned out to have happened. `dead`: known never to have happened.
+
+    `nonce`: what it, and nothing else whatever, leaves in the log.
+    """
 
     transaction: Transaction
     granted: dict[Part, Granted]
@@ -62,33 +66,40 @@ class Attempt:
     lost: list[Part]
     surfaced: list["Attempt"] = field(default_factory=list["Attempt"])
     dead: bool = False
+    nonce: str = field(default_factory=lambda: token_urlsafe(9))
 
-    def remember(self) -> None:
-        """Should the outcome of the commit be unknown, this is what it would have been. Whoever was granted its head once more, with
-        its write number as it was, knows that what was tried before has failed for good.
+    def bury(self) -> None:
+        """Whoever was granted its head once more, with its write number as it was, knows that what was tried before has failed for good,
+        whatever becomes of this try.
         """
         for part in self.granted:
             if part.doubt is not None:
                 part.doubt.dead = True
+
+    def remember(self) -> None:
+        """Should the outcome of the commit be unknown, this is what it would have been."""
+        for part in self.granted:
             part.doubt = self
 
     def probe(self) -> Probe:
-        """A number that only this try, of all that its run has written, can have given to its run: if that is in the log, so is all."""
-        part, first = next(iter(self.granted.items()))
-        return Probe(part.pen.conversation_id, first.first_sequence, part.pen.lease.run.id)
+        """If its first event is in the log with its nonce, all of it is. That an event of the same run stands there would prove nothing:
+        who cancels a run, or takes it over, writes for it too.
+        """
+        first = self.transaction.appended[0]
+        return Probe(first.conversation_id, first.sequence, self.nonce)
 
 
 def doubts_of(parts: Sequence[Part]) -> list[Attempt]:
     return list(dict.fromkeys(part.doubt for part in parts if not part.done and part.doubt is not None and not part.doubt.dead))
 
 
-def sorted_out(parts: Sequence[Part], grants: Grants, transaction: Transaction) -> Attempt:
+def sorted_out(claims: Mapping[Part, Claim], grants: Grants, transaction: Transaction) -> Attempt:
     granted: dict[Part, Granted] = {}
     skipped: list[Part] = []
     lost: list[Part] = []
-    for part in parts:
-        if (first := grants.granted.get(part.pen.conversation_id)) is not None:
+    for part, claim in claims.items():
+        if (first := grants.granted.get(claim)) is not None:
             granted[part] = first
         else:
-            (skipped if part.pen.conversation_id in grants.skipped else lost).append(part)
+            (skipped if claim in grants.skipped else lost).append(part)
     return Attempt(transaction, granted, skipped, lost)

@@ -130,14 +130,26 @@ class Writer:
             self._engine.metrics.batch_commit.observe(elapsed_s)
 
     async def _attempt(self, parts: Sequence[Part], *, patient: bool) -> Attempt:
-        async with self._engine.log.transaction() as transaction:
-            grants = await heads.grant(transaction.connection, [part.claim() for part in parts], patient=patient)
-            attempt = sorted_out(parts, grants, transaction)
-            if doubts := doubts_of(attempt.lost):
-                attempt.surfaced = await self._found(transaction.connection, doubts)
-            if attempt.granted:
-                await self._store(attempt)
-            attempt.remember()
+        attempt = None
+        try:
+            async with self._engine.log.transaction() as transaction:
+                attempt = await self._sort_out(transaction, parts, patient=patient)
+                if attempt.granted:
+                    await self._store(attempt)
+                attempt.remember()
+        except DatabaseError as error:
+            if attempt is not None:
+                attempt.dead = is_refusal(error)  # that is an answer: it was not committed
+            raise
+        return attempt
+
+    async def _sort_out(self, transaction: Transaction, parts: Sequence[Part], *, patient: bool) -> Attempt:
+        claims = {part: part.claim() for part in parts}
+        grants = await heads.grant(transaction.connection, list(claims.values()), patient=patient)
+        attempt = sorted_out(claims, grants, transaction)
+        attempt.bury()
+        if doubts := doubts_of(attempt.lost):
+            attempt.surfaced = await self._found(transaction.connection, doubts)
         return attempt
 
     async def _found(self, connection: Connection, doubts: Sequence[Attempt]) -> list[Attempt]:
@@ -174,6 +186,7 @@ class Writer:
         await conversations.wait_for(transaction.connection, rows.waiting)
         await conversations.move_contexts(transaction.connection, rows.moves)
         transaction.extend(rows.events)
+        transaction.nonce = attempt.nonce
         for run in rows.runs.values():
             if run.ended:
                 note_end(self._engine.metrics, transaction, run)

@@ -7,7 +7,7 @@ from sqlalchemy import insert, update
 
 from db import conversations, events, messages, runs, tables
 from db.engine import Database
-from db.events import LogPage
+from db.events import LogPage, Probe
 from streams.bus import MemoryBus
 from streams.log import Log
 from tests.db.rows import NOON, a_call, a_message, a_run, stored_conversation
@@ -25,10 +25,20 @@ from vocabulary.events import (
     MessageDelta,
     MessageStarted,
     RunChanged,
+    StoredPayload,
     ToolCallChanged,
 )
 from vocabulary.messages import Message, MessageStatus, MessageType, SummaryBody, ToolCallBody, ToolCallState, UserBody
 from vocabulary.runs import Run, RunStatus, StopReason
+
+STATS = CompactionStats(
+    trigger=CompactionTrigger.CONTEXT_OVERFLOW,
+    mode=CompactionMode.ALL,
+    messages_before=9,
+    messages_after=3,
+    tokens_before=90,
+    tokens_after=30,
+)
 
 
 @pytest.fixture
@@ -106,6 +116,67 @@ async def test_the_time_and_the_run_of_an_event_are_kept(database: Database, tel
     async with database.read() as connection:
         stored_times = (await connection.execute(tables.events.select().order_by(tables.events.c.sequence))).all()
     assert [(row.occurred_at, row.run_id) for row in stored_times] == [(event.occurred_at, event.run_id) for event in told]
+
+
+# ---- what tells a transaction whose commit was not answered
+
+
+async def signed(database: Database, teller: Teller, *payloads: StoredPayload) -> str:
+    """Told in one transaction; its nonce."""
+    async with Log(database, MemoryBus(), lambda: NOON).transaction() as transaction:
+        head = await transaction.lock(teller.conversation_id)
+        assert head is not None
+        for payload in payloads:
+            transaction.append(head, head.take_sequence(), payload, run_id="run-1")
+        transaction.nonce = f"nonce-{head.head_sequence}"
+        return transaction.nonce
+
+
+async def test_a_nonce_is_found_at_the_first_number_of_its_transaction_and_nowhere_else(database: Database, teller: Teller) -> None:
+    delta = MessageDelta("message-none", MessageType.ASSISTANT, 0, "x")
+    one, other = [await signed(database, teller, delta, delta) for _ in range(2)]
+    await teller.tell(delta, run_id="run-1")
+    right = {Probe(teller.conversation_id, 1, one), Probe(teller.conversation_id, 3, other)}
+    numbers = [(conversation_id, number) for conversation_id in (teller.conversation_id, "conv-none") for number in range(7)]
+    asked = [Probe(*number, nonce) for number in numbers for nonce in (one, other, "nonce", "")]
+    async with database.read() as connection:
+        assert await events.found(connection, asked) == right
+
+
+async def test_an_event_with_a_nonce_is_read_as_one_without(database: Database, teller: Teller) -> None:
+    call = a_call(state=ToolCallState.RUNNING, arguments_text="{}")
+    message = a_message(teller.conversation_id, type=MessageType.TOOL_CALL, body=ToolCallBody(tool_calls=(call,)), run_id="run-1")
+    run = a_run(teller.conversation_id, id="run-1", sequence=5)
+    await stored(database, message, run)
+    told: list[StoredPayload] = [
+        MessageDelta(message.id, message.type, 0, "{}", call.id),
+        MessageCompleted(message),
+        MessageChanged(message),
+        ToolCallChanged(message.id, message.type, call),
+        RunChanged(run, RunStatus.RUNNING, None),
+        ContextCompacted(message, None, STATS),
+    ]
+    nonces = [await signed(database, teller, payload) for payload in told]
+    page = await read(database, teller)
+    assert [event.payload for event in page.events] == told
+    async with database.read() as connection:
+        found = await events.found(connection, [Probe(teller.conversation_id, number, nonce) for number, nonce in enumerate(nonces, 1)])
+    assert len(found) == len(told)
+
+
+async def test_an_unfinished_message_grows_by_what_carries_a_nonce(database: Database, teller: Teller) -> None:
+    call = a_call()
+    message = a_message(
+        teller.conversation_id, type=MessageType.TOOL_CALL, status=MessageStatus.IN_PROGRESS, body=ToolCallBody(), sequence=1
+    )
+    await stored(database, message)
+    await signed(database, teller, MessageStarted(message))
+    await signed(database, teller, ToolCallChanged(message.id, message.type, call))
+    await signed(database, teller, MessageDelta(message.id, message.type, 0, "{}", call.id))
+    async with database.read() as connection:
+        grown = await messages.get(connection, message.id)
+    assert grown is not None
+    assert (grown.body, grown.sequence) == (ToolCallBody(tool_calls=(replace(call, arguments_text="{}"),)), 3)
 
 
 # ---- the fold
@@ -264,17 +335,9 @@ async def test_an_event_whose_words_are_unknown_shows_nothing_but_counts(databas
 
 
 async def test_a_compaction_is_read_with_its_summary_and_its_figures(database: Database, teller: Teller) -> None:
-    stats = CompactionStats(
-        trigger=CompactionTrigger.CONTEXT_OVERFLOW,
-        mode=CompactionMode.ALL,
-        messages_before=9,
-        messages_after=3,
-        tokens_before=90,
-        tokens_after=30,
-    )
-    body = SummaryBody(tail_ordinal=7, stats=stats)
+    body = SummaryBody(tail_ordinal=7, stats=STATS)
     summary = a_message(teller.conversation_id, type=MessageType.SUMMARY, text="They met.", body=body, in_tail=False, in_context=False)
     await stored(database, summary)
-    told = [await teller.tell(ContextCompacted(summary, kept, stats), run_id="run-1") for kept in ("message-7", None)]
+    told = [await teller.tell(ContextCompacted(summary, kept, STATS), run_id="run-1") for kept in ("message-7", None)]
     for mode in DeltaMode:
         assert list((await read(database, teller, mode)).events) == told

@@ -37,7 +37,7 @@ async def head_of(database: Database, conversation: Conversation) -> Head:
     return head
 
 
-async def granted(database: Database, *claims: Claim, patient: bool = False) -> dict[str, Granted]:
+async def granted(database: Database, *claims: Claim, patient: bool = False) -> dict[Claim, Granted]:
     async with database.write() as connection:
         grants = await heads.grant(connection, claims, patient=patient)
     assert grants.skipped == frozenset()
@@ -56,10 +56,11 @@ async def told(database: Database, *claims: Claim) -> list[Claim]:
 
 async def test_who_holds_the_lease_gets_the_next_numbers(database: Database) -> None:
     conversation = await held_conversation(database)
-    assert await granted(database, claim(conversation)) == {conversation.id: Granted(11, 4)}
+    assert await granted(database, claim(conversation)) == {claim(conversation): Granted(11, 4)}
     head = await head_of(database, conversation)
     assert (head.head_sequence, head.next_ordinal, head.write_number, head.fence, head.list_version) == (14, 6, 6, 3, 2)
-    assert await granted(database, claim(conversation, write_number=6, ordinals=0)) == {conversation.id: Granted(15, 6)}
+    following = claim(conversation, write_number=6, ordinals=0)
+    assert await granted(database, following) == {following: Granted(15, 6)}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,28 @@ async def test_nobody_holds_what_was_released(database: Database) -> None:
 async def test_one_who_has_lost_its_lease_does_not_keep_the_others_of_a_batch_from_theirs(database: Database) -> None:
     conversations = [await held_conversation(database) for _ in range(5)]
     claims = [claim(conversation, fence=3 if number != 2 else 2) for number, conversation in enumerate(conversations)]
-    assert set(await granted(database, *reversed(claims))) == {c.id for number, c in enumerate(conversations) if number != 2}
+    assert set(await granted(database, *reversed(claims))) == {one for number, one in enumerate(claims) if number != 2}
+
+
+UNLAWFUL: dict[str, dict[str, Any]] = {
+    "a run that was ended": {"run_id": "run-0", "fence": 1, "write_number": 9},
+    "the same run before it was taken again": {"fence": 1},
+    "the same lease with a batch that was committed": {"write_number": 4},
+}
+
+
+@pytest.mark.parametrize("patient", [False, True])
+@pytest.mark.parametrize("lawful_first", [True, False])
+@pytest.mark.parametrize("unlawful", UNLAWFUL.values(), ids=UNLAWFUL.keys())
+async def test_of_several_claims_on_one_head_the_lawful_one_gets_what_it_asked_for(
+    database: Database, unlawful: dict[str, Any], lawful_first: bool, patient: bool
+) -> None:
+    conversation = await held_conversation(database)
+    lawful, other = claim(conversation, sequences=1, ordinals=1), claim(conversation, sequences=3, ordinals=2, **unlawful)
+    claims = [lawful, other] if lawful_first else [other, lawful]
+    assert await granted(database, *claims, patient=patient) == {lawful: Granted(11, 4)}
+    head = await head_of(database, conversation)
+    assert (head.head_sequence, head.next_ordinal, head.write_number) == (11, 5, 6)
 
 
 async def test_the_head_says_what_was_committed_last(database: Database) -> None:
@@ -111,7 +133,7 @@ async def somebody_waits(database: Database) -> None:
             pass
 
 
-async def race(database: Database, conversation: Conversation, change: Callable[[Head], object]) -> dict[str, Granted]:
+async def race(database: Database, conversation: Conversation, change: Callable[[Head], object]) -> dict[Claim, Granted]:
     """What the run is granted that asks while somebody else, under the lock, changes the head."""
     async with database.write() as connection:
         head = await heads.lock(connection, conversation.id)
@@ -159,7 +181,7 @@ async def test_a_claim_that_waited_for_another_writer_gets_the_numbers_after_its
         head.take_sequence()
         head.take_ordinal()
 
-    assert await race(database, conversation, take) == {conversation.id: Granted(12, 5)}
+    assert await race(database, conversation, take) == {claim(conversation): Granted(12, 5)}
     assert (await head_of(database, conversation)).head_sequence == 15
 
 
@@ -171,7 +193,7 @@ on_postgresql = pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indi
 async def test_what_another_has_locked_is_skipped_and_what_is_lost_is_told_apart_from_it(database: Database, knowing: bool) -> None:
     """Whoever has locked it may be about to change the lease; what is committed is all that is known."""
     locked, lost, free = sorted([await held_conversation(database) for _ in range(3)], key=lambda c: c.id)
-    claims = [claim(locked), claim(lost, fence=2), claim(free)]
+    claims = [claim(locked), claim(locked, fence=2), claim(lost, fence=2), claim(free)]
     if knowing:
         claims = await told(database, *claims)
     async with database.write() as holder:
@@ -181,7 +203,7 @@ async def test_what_another_has_locked_is_skipped_and_what_is_lost_is_told_apart
         await heads.save(holder, head)
         async with database.write() as connection:
             grants = await heads.grant(connection, claims)
-        assert grants == Grants({free.id: Granted(11, 4)}, frozenset({locked.id}))
+        assert grants == Grants({claims[3]: Granted(11, 4)}, frozenset({claims[0]}))
     assert await granted(database, claims[0]) == {}
 
 
@@ -201,7 +223,7 @@ async def changed_by_another(database: Database, conversation: Conversation) -> 
 async def test_who_was_granted_a_head_knows_where_it_lies(database: Database) -> None:
     conversations = [await held_conversation(database) for _ in range(3)]
     answers = await granted(database, *(claim(conversation) for conversation in conversations))
-    again = [claim(conversation, write_number=6, tid=answers[conversation.id].tid) for conversation in conversations]
+    again = [replace(one, write_number=6, tid=answer.tid) for one, answer in answers.items()]
     assert again == await told(database, *again)
 
 
@@ -236,10 +258,10 @@ async def look_ups(database: Database, claims: Sequence[Claim]) -> int:
 
 @on_postgresql
 async def test_a_head_that_another_has_changed_meanwhile_is_granted_all_the_same(database: Database) -> None:
-    changed, same = conversations = [await held_conversation(database) for _ in range(2)]
-    claims = await told(database, *(claim(conversation) for conversation in conversations))
+    changed, same = [await held_conversation(database) for _ in range(2)]
+    claims = await told(database, claim(changed), claim(same))
     await changed_by_another(database, changed)
-    assert await granted(database, *claims) == {changed.id: Granted(12, 4), same.id: Granted(11, 4)}
+    assert await granted(database, *claims) == {claims[0]: Granted(12, 4), claims[1]: Granted(11, 4)}
 
 
 @on_postgresql
@@ -251,7 +273,7 @@ async def test_where_another_head_lies_by_now_the_claim_is_granted_its_own_and_t
     await changed_by_another(database, ours)
     another = await one_that_lies(database, claim_of_ours.tid)
     before = await head_of(database, another)
-    assert await granted(database, claim_of_ours) == {ours.id: Granted(13, 4)}
+    assert await granted(database, claim_of_ours) == {claim_of_ours: Granted(13, 4)}
     assert await head_of(database, another) == before
 
 
@@ -271,7 +293,8 @@ async def one_that_lies(database: Database, tid: str | None) -> Conversation:
 @pytest.mark.parametrize("tid", ["(0,0)", "(0,200)", "(4000000,1)"])
 async def test_a_claim_that_is_sent_where_nothing_lies_is_granted_its_head(database: Database, tid: str) -> None:
     conversation = await held_conversation(database)
-    assert await granted(database, claim(conversation, tid=tid)) == {conversation.id: Granted(11, 4)}
+    misled = claim(conversation, tid=tid)
+    assert await granted(database, misled) == {misled: Granted(11, 4)}
 
 
 @on_postgresql

@@ -101,9 +101,12 @@ async def test_a_call_that_was_interrupted_is_made_again_from_the_start(database
     assert [event.sequence for event in page.events] == [3 + GAP, 3 + 2 * GAP]
 
 
-async def test_who_has_lived_through_the_loss_writes_nothing_more(database: Database) -> None:
+@pytest.mark.parametrize("taken_meanwhile", range(4))
+async def test_who_has_lived_through_the_loss_writes_nothing_more(database: Database, taken_meanwhile: int) -> None:
+    """Nor who has taken the run in the time that is lost, and was given a fence that the copy knows nothing of."""
     conversation = await stored_conversation(database, active_run_id="run-1", fence=3, write_number=5, head_sequence=10)
-    claim = Claim(conversation_id=conversation.id, run_id="run-1", fence=3, write_number=5, sequences=1, ordinals=0)
+    fence = 3 + taken_meanwhile
+    claim = Claim(conversation_id=conversation.id, run_id="run-1", fence=fence, write_number=5, sequences=1, ordinals=0)
     await rewound(database)
     async with database.write() as connection:
         assert await heads.grant(connection, [claim]) == Grants({}, frozenset())

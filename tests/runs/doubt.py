@@ -4,7 +4,7 @@ The proxy understands as much of PostgreSQL's protocol as it takes to find the m
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 from itertools import repeat
@@ -29,22 +29,31 @@ class Fate(Enum):
 
 
 class Doubtful(Database):
-    """`fates` of the next commits of the tasks whose name begins with `whose`; none of anybody else's is in doubt."""
+    """`fates` of the next commits of the tasks whose name begins with `whose`; none of anybody else's is in doubt.
+
+    `meanwhile`: what happens after such a commit, or instead of it, before whoever asked for it gives up waiting for its outcome.
+    """
 
     whose: str = "nobody"
     fates: Iterator[Fate] = repeat(Fate.ANSWERED)
+    meanwhile: Callable[[], Awaitable[None]] | None = None
 
     @asynccontextmanager
     async def write(self, committed: Callable[[], None] | None = None) -> AsyncGenerator[Connection]:
         fate = Fate.ANSWERED
-        async with super().write() as connection:
-            yield connection
-            if (task := asyncio.current_task()) and task.get_name().startswith(self.whose):
-                fate = next(self.fates, Fate.ANSWERED)
-            if fate is Fate.LOST:
+        try:
+            async with super().write() as connection:
+                yield connection
+                if (task := asyncio.current_task()) and task.get_name().startswith(self.whose):
+                    fate = next(self.fates, Fate.ANSWERED)
+                if fate is Fate.LOST:
+                    raise _nobody_knows()
+            if fate is Fate.KEPT:
                 raise _nobody_knows()
-        if fate is Fate.KEPT:
-            raise _nobody_knows()
+        except OperationalError:
+            if fate is not Fate.ANSWERED and self.meanwhile is not None:
+                await self.meanwhile()
+            raise
         if committed is not None:
             committed()
 

@@ -1,7 +1,7 @@
 """The writer: batches under fences, commits whose outcome is unknown, and what one run's trouble does to the others."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, cycle, repeat
 
 import pytest
@@ -10,7 +10,6 @@ from sqlalchemy import text as sql
 from db.engine import Connection, Database
 from llm.model import Delta, ToolCallStarted
 from runs.workers.worker import WorkerLimits
-from tests.db.patience import PATIENT
 from tests.rig import Rig, collect, rig
 from tests.runs.doubt import Doubtful, Fate, Proxy
 from tests.runs.logs import checked, eventually, only, running, said, statuses, until
@@ -46,14 +45,6 @@ def _same(events: Sequence[Event], items: Iterable[Item]) -> bool:
 
 def _text(payload: object) -> str:
     return payload.text if isinstance(payload, MessageDelta) else type(payload).__name__
-
-
-@pytest.fixture
-async def doubtful(database_url: str) -> AsyncGenerator[Doubtful]:
-    opened = Doubtful.open(database_url, postgres=PATIENT)
-    assert isinstance(opened, Doubtful)
-    yield opened
-    await opened.close()
 
 
 DOUBTS = {
