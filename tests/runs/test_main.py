@@ -192,6 +192,21 @@ async def test_a_program_that_cannot_work_says_so_in_one_line(
     assert refusal in await refused(program, given)
 
 
+async def test_a_worker_that_cannot_be_registered_says_so_in_one_line(servers: Servers, database: Database) -> None:
+    given = {
+        "DATABASE_URL": servers.database_url,
+        "REDIS_URL": servers.redis_url,
+        "LOCK_TIMEOUT_S": "0.2",
+        "IDLE_TRANSACTION_TIMEOUT_S": "0.1",
+    }
+    async with database.write() as connection:
+        await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        await connection.execute(text("LOCK TABLE workers"))
+        line = await refused(["-m", "runs"], given)
+    assert line.startswith("DATABASE_URL: postgresql+asyncpg://")
+    assert line.endswith("canceling statement due to lock timeout")
+
+
 async def test_a_worker_has_no_work_beside_sqlite(postgres_to_copy: object) -> None:  # noqa: ARG001
     assert "DATABASE_URL: expected PostgreSQL; beside SQLite" in await refused(["-m", "runs"], {})
 
@@ -203,6 +218,6 @@ async def refused(program: list[str], given: dict[str, str]) -> str:
     )
     async with asyncio.timeout(30):
         _, said = await process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 1, said
     [line] = said.decode().splitlines()
     return line
