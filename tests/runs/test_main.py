@@ -170,6 +170,12 @@ async def test_a_worker_survives_the_loss_of_all_its_connections(replica: Rig, s
 
 REFUSALS = {
     "no bus": ({"REDIS_URL": ""}, "DATABASE_URL: expected sqlite+aiosqlite:///FILE, or postgresql"),
+    "an address of Redis": ({"REDIS_URL": "redis://:part/rest@127.0.0.1:1"}, "REDIS_URL: expected redis://HOST:PORT"),
+    "an option": ({"DATABASE_URL": "postgresql+asyncpg://me@127.0.0.1:1/none?sslmode=disable"}, "; the option sslmode cannot be used"),
+    "no certificate": (
+        {"DATABASE_URL": "postgresql+asyncpg://me@127.0.0.1:1/none?ssl=verify-full", "PGSSLROOTCERT": "/nowhere"},
+        "DATABASE_URL: postgresql+asyncpg://me@127.0.0.1:1/none?ssl=verify-full cannot be used: ",
+    ),
     "no model": ({"DEFAULT_MODEL": "demo/none"}, "demo/none"),
     "older": ({"revision": "0001"}, "is at revision 0001, older than this version; run `python -m db upgrade` first"),
     "newer": ({"revision": "9999"}, "is at revision 9999, which this version does not know"),
