@@ -51,7 +51,7 @@ def in_one_line(database: Database) -> Generator[None]:
     try:
         yield
     except DatabaseError as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        reason = " ".join(str(getattr(error, "orig", None) or error).split()) or repr(error)
         raise DatabaseUnusable(f"DATABASE_URL: {database.url.render_as_string()} cannot be used: {reason}") from None
 
 
