@@ -26,6 +26,7 @@ from settings import Settings, SettingsError, ToolServer
 from streams.bus import Bus, MemoryBus
 from streams.log import Log
 from streams.redis_bus import RedisBus
+from telemetry.logs import name_wordless_error
 from telemetry.metrics import Metrics
 
 REFUSALS = (SettingsError, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, DatabaseTooOld)
@@ -158,6 +159,7 @@ def log_to_stderr(level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
+            name_wordless_error,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -24,6 +24,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from db.address import DatabaseAddressUnusable, check_database_address
+from streams.redis_address import RedisAddressUnusable, check_redis_address
+
 DEFAULT_MODELS = {"openai": "openai/gpt-5-mini", "anthropic": "anthropic/claude-sonnet-5-5", "google": "google/gemini-3.8-flash"}
 
 
@@ -128,6 +131,14 @@ class DatabaseSettings(_Frozen):
         except ValidationError as error:
             raise SettingsError(_refusal(error)) from None
 
+    @model_validator(mode="after")
+    def _database_can_be_addressed(self) -> Self:
+        try:
+            check_database_address(self.database_url)
+        except DatabaseAddressUnusable as error:
+            raise _unusable("database_url", error) from None
+        return self
+
 
 class Settings(DatabaseSettings):
     host: str = Field("127.0.0.1", description="a name or address to listen on")
@@ -199,6 +210,15 @@ class Settings(DatabaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _bus_can_be_addressed(self) -> Self:
+        try:
+            if self.redis_url is not None:
+                check_redis_address(self.redis_url, cluster=self.redis_cluster)
+        except RedisAddressUnusable as error:
+            raise _unusable("redis_url", error) from None
+        return self
+
+    @model_validator(mode="after")
     def _patience_outlasts_a_stopped_holder(self) -> Self:
         if self.idle_transaction_timeout_s >= self.lock_timeout_s:
             raise PydanticCustomError(
@@ -228,6 +248,10 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _unusable(name: Literal["database_url", "redis_url"], error: Exception) -> PydanticCustomError:
+    return PydanticCustomError(name, "{line}", {"line": f"{name.upper()}: {_expected(name)}; {error}"})
 
 
 def _expected(field: str) -> str:

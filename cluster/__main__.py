@@ -56,7 +56,7 @@ async def until_told() -> None:
             leaving.set()
             running.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, leave)
     await asyncio.wait({running})
     if not running.cancelled():

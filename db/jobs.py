@@ -7,9 +7,11 @@ function and the tables are those of the pinned version; `procrastinate.py` besi
 import psycopg
 from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ProcrastinateException
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from db.address import libpq_arguments
 from db.types import dump_json
 
 QUEUE = "parley"
@@ -43,12 +45,6 @@ async def remove_abandoned(connection: AsyncConnection, *, silent_s: float, limi
     return (await connection.execute(_REMOVE_ABANDONED, {"queue": QUEUE, "silent_s": silent_s, "limit": limit})).rowcount
 
 
-def libpq_url(url: URL) -> str:
-    """The same database for Procrastinate's own driver, which spells some things differently."""
-    query = {"sslmode" if name == "ssl" else name: value for name, value in url.query.items()}
-    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=False)
-
-
 JobsError = (ProcrastinateException, psycopg.Error, OSError)
 """What Procrastinate raises when the database is away."""
 
@@ -56,4 +52,4 @@ JobsError = (ProcrastinateException, psycopg.Error, OSError)
 def connector(url: URL, *, pool_size: int = 4) -> PsycopgConnector:
     """Connections of its own, on top of the pools of `engine.py`; one more listens."""
     options = {"connect_timeout": 5, "application_name": "parley jobs"}
-    return PsycopgConnector(conninfo=libpq_url(url), min_size=1, max_size=pool_size, timeout=5.0, kwargs=options)
+    return PsycopgConnector(conninfo=make_conninfo("", **libpq_arguments(url)), min_size=1, max_size=pool_size, timeout=5.0, kwargs=options)

@@ -33,24 +33,25 @@ class DatabaseTooOld(Exception):
 
 async def upgrade(database: Database, *, to: str = "head") -> None:
     """To the newest tables, or to those of an older revision, in one transaction. Raises DatabaseTooNew, DatabaseUnusable."""
-    with _one_line(database):
+    with in_one_line(database):
         async with database.write() as connection:
             await connection.run_sync(_upgrade, to)
 
 
 async def require_current(database: Database) -> None:
     """For programs that share a database with others, and so leave it as it is. Raises DatabaseTooOld, DatabaseTooNew, DatabaseUnusable."""
-    with _one_line(database):
+    with in_one_line(database):
         async with database.read() as connection:
             await connection.run_sync(_require_current)
 
 
 @contextmanager
-def _one_line(database: Database) -> Generator[None]:
+def in_one_line(database: Database) -> Generator[None]:
+    """For what a program cannot start without. Raises DatabaseUnusable instead of DatabaseError."""
     try:
         yield
     except DatabaseError as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        reason = " ".join(str(getattr(error, "orig", None) or error).split()) or repr(error)
         raise DatabaseUnusable(f"DATABASE_URL: {database.url.render_as_string()} cannot be used: {reason}") from None
 
 

@@ -25,6 +25,8 @@ from composition import (
     tool_servers_of,
     worker_limits_of,
 )
+from db.engine import Database
+from db.migrate import in_one_line
 from runs.workers.jobs import JobDispatcher, Jobs
 from runs.workers.worker import Worker
 from settings import Settings, SettingsError
@@ -34,7 +36,7 @@ LONGEST_DRAIN_S = 8.0  # less than the ten seconds that containers are given
 
 
 async def work(settings: Settings) -> None:
-    """Until a signal comes."""
+    """Until a signal comes. What refuses to start while others run already is raised in a group."""
     if not settings.distributed:
         raise SettingsError("DATABASE_URL: expected PostgreSQL; beside SQLite the server does the workers' work itself")
     leaving = _leaving()
@@ -54,7 +56,7 @@ async def work(settings: Settings) -> None:
             announcing = machines.create_task(bus.run(), name="bus")
             offering = machines.create_task(tool_servers.run(), name="tool servers")
             await tool_servers.tried()
-            working = machines.create_task(worker.run(), name="worker")
+            working = machines.create_task(_run(worker, database), name="worker")
             await worker.ready.wait()
             taking = machines.create_task(jobs.run(), name="jobs")
             gc.collect()
@@ -71,6 +73,12 @@ async def work(settings: Settings) -> None:
     finally:
         await models.aclose()
         await database.close()
+
+
+async def _run(worker: Worker, database: Database) -> None:
+    """Raises DatabaseUnusable when the worker cannot even be registered; later it waits for a database that is away."""
+    with in_one_line(database):
+        await worker.run()
 
 
 def _tell(metrics: Metrics, host: str, port: int) -> WSGIServer:
@@ -98,13 +106,16 @@ def _leaving() -> asyncio.Event:
 
 
 def main() -> None:
+    refusals = list[Exception]()
     try:
         settings = Settings.from_environment(os.environ)
         log_to_stderr(settings.log_level)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(work(settings))
-    except REFUSALS as error:
-        sys.exit(str(error))
+    except* REFUSALS as errors:
+        refusals.extend(errors.exceptions)
+    if refusals:
+        sys.exit(str(refusals[0]))
 
 
 if __name__ == "__main__":

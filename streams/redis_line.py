@@ -60,7 +60,9 @@ class Ears(Protocol):
 
 
 class Line:
-    """`sharded`: channels are those of a cluster's shards. Run `run()` in a task."""
+    """`sharded`: channels are those of a cluster's shards. `connected`: it was answered, in words that are understood. Run `run()` in a
+    task.
+    """
 
     def __init__(self, connect: Callable[[], AbstractConnection], ears: Ears, limits: RedisLimits, *, sharded: bool) -> None:
         self.connected = False
@@ -125,7 +127,6 @@ class Line:
         self._unanswered.clear()
         self._changed |= self._wished
         self._answered_at = time.monotonic()
-        self.connected = True
         self.connects += 1
 
     def _end(self) -> None:
@@ -162,14 +163,17 @@ class Line:
     async def _listen(self, connection: AbstractConnection) -> None:
         while True:
             reply = cast("list[bytes] | bytes", await connection.read_response(timeout=math.inf, disconnect_on_error=False))
-            self._answered_at = time.monotonic()
             match reply:
                 case [b"message" | b"smessage", channel, data]:
                     self._ears.message(channel.decode(), data)
                 case [b"subscribe" | b"ssubscribe" | b"unsubscribe" | b"sunsubscribe", channel, _]:
                     self._answered(channel.decode())
-                case _:  # to a ping
+                case b"PONG" | [b"pong", _]:
                     pass
+                case _:  # nothing that we asked for: as good as silence
+                    continue
+            self._answered_at = time.monotonic()
+            self.connected = True
 
     def _answered(self, channel: str) -> None:
         """Answers come in the order of asking: the last one decides."""

@@ -11,11 +11,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 
+from streams.redis_address import connection_options
 from streams.redis_line import RedisLimits
 from streams.redis_outbox import Outgoing
-
-# Deadlines are ours: the library's own stand on asyncio.wait_for, which in Python 3.11 may swallow a cancellation.
-_DEADLINES: dict[str, Any] = {"socket_timeout": None, "socket_connect_timeout": None}
 
 
 class Speaker:
@@ -73,9 +71,7 @@ class SingleServer:
     _name = "server"
 
     def __init__(self, url: str) -> None:
-        self._pool = ConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url, protocol=2, retry=Retry(NoBackoff(), 0), **_DEADLINES
-        )
+        self._pool = ConnectionPool(**connection_options(url), retry=Retry(NoBackoff(), 0))
 
     async def learn(self) -> Set[str]:
         return {self._name}
@@ -97,7 +93,9 @@ class ClusterServers:
 
     def __init__(self, url: str, limits: RedisLimits) -> None:
         self._limits = limits
-        self._cluster = RedisCluster.from_url(url, protocol=2, **_DEADLINES)
+        options = connection_options(url)
+        tls = options.pop("connection_class", None) is not None
+        self._cluster = RedisCluster(**options, ssl=tls)
 
     async def learn(self) -> Set[str]:
         try:

@@ -139,6 +139,92 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_the_variable(name: str,
     assert "\n" not in line
 
 
+POSTGRESQL = "postgresql+asyncpg://me:hunter2-hunter2@db"
+UNREADABLE = "it cannot be read (what is special in a password must be percent-encoded)"
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        (f"{POSTGRESQL}:abc/parley", UNREADABLE),
+        (f"{POSTGRESQL}:/parley", UNREADABLE),
+        ("postgresql+asyncpg://me:hunter2-hunter2@[::1/parley", UNREADABLE),
+        ("postgresql+asyncpg://me:p@hunter2-hunter2@db/parley", UNREADABLE),
+        ("postgresql+asyncpg://me:p@db?hunter2-hunter2=x@db/parley", UNREADABLE),
+        (f"{POSTGRESQL}:99999/parley", "a port is a number from 1 to 65535"),
+        (f"{POSTGRESQL}/parley?host=a:1&host=b:99999", "a port is a number from 1 to 65535"),
+        (f"{POSTGRESQL}/parley?host=a,b", "its hosts and ports do not go together"),
+        (f"{POSTGRESQL}/parley?sslmode=disable", "the option sslmode cannot be used"),
+        (f"{POSTGRESQL}/parley?application_name=x", "the option application_name cannot be used"),
+        (f"{POSTGRESQL}/parley?foo=hunter2-hunter2", "the option foo cannot be used"),
+        (f"{POSTGRESQL}/parley?password=hunter2-hunter2", "the option password cannot be used"),
+        (f"{POSTGRESQL}/parley?statement_cache_size=0", "the option statement_cache_size cannot be used"),
+        (f"{POSTGRESQL}/parley?prepared_statement_cache_size=x", "the option prepared_statement_cache_size cannot be used"),
+        (f"{POSTGRESQL}/parley?ssl=true", "the option ssl cannot be used"),
+        (f"{POSTGRESQL}/parley?ssl=require&ssl=disable", "the option ssl cannot be used"),
+        ("sqlite+aiosqlite:///parley.db?mode=memory", "the option mode cannot be used"),
+    ],
+)
+def test_an_address_that_does_not_lead_to_the_database_is_refused_without_its_values(address: str, complaint: str) -> None:
+    line = refusal(DATABASE_URL=address, REDIS_URL="redis://cache")
+    assert line.startswith("DATABASE_URL: expected sqlite+aiosqlite:///FILE, or postgresql+asyncpg://")
+    assert line.endswith(f"; {complaint}")
+    assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("redis://:hunter2/rest@127.0.0.1:1", UNREADABLE),
+        ("redis://:12/hunter2@cache", UNREADABLE),
+        ("redis://:12?hunter2=x@cache", UNREADABLE),
+        ("redis://me:12?hunter2=x@cache", UNREADABLE),
+        ("redis://me:12#hunter2@cache", UNREADABLE),
+        ("redis://cache:abc", UNREADABLE),
+        ("redis://cache:99999", UNREADABLE),
+        ("redis://cache:0", UNREADABLE),
+        ("redis://cache/x", UNREADABLE),
+        ("redis://[::1", UNREADABLE),
+        ("redis://cache?socket_timeout=abc", "the option socket_timeout cannot be used"),
+        ("redis://cache?foo=hunter2", "the option foo cannot be used"),
+        ("redis://cache?db=x", "the option db cannot be used"),
+        ("redis://cache?protocol=4", "the option protocol cannot be used"),
+        ("redis://cache?ssl_cert_reqs=none", "the option ssl_cert_reqs cannot be used"),
+        ("rediss://cache?ssl_cert_reqs=no", "the option ssl_cert_reqs cannot be used"),
+        ("rediss://cache?ssl_keyfile=hunter2", "the option ssl_keyfile cannot be used without ssl_certfile"),
+    ],
+)
+def test_an_address_that_does_not_lead_to_redis_is_refused_without_its_values(address: str, complaint: str) -> None:
+    line = refusal(DATABASE_URL="postgresql+asyncpg://me@db/parley", REDIS_URL=address)
+    assert line.startswith("REDIS_URL: expected redis://HOST:PORT")
+    assert line.endswith(f"; {complaint}")
+    assert "hunter2" not in line
+
+
+def test_a_cluster_has_one_database() -> None:
+    given = {"DATABASE_URL": "postgresql+asyncpg://me@db/parley", "REDIS_CLUSTER": "true"}
+    for address in ("redis://cache/1", "redis://cache?db=1"):
+        assert refusal(**given, REDIS_URL=address).endswith("; a cluster has no database but 0")
+    assert Settings.from_environment({**given, "REDIS_URL": "redis://cache/0"}).redis_cluster
+
+
+@pytest.mark.parametrize(
+    ("database", "redis"),
+    [
+        (f"{POSTGRESQL}:5433/parley?ssl=verify-full", "redis://:p%40ss@cache:6379/1?socket_timeout=5&protocol=3&decode_responses=true"),
+        ("postgresql+asyncpg://me@/parley?host=/run/postgresql&port=5433", "redis://[::1]:6379"),
+        (
+            "postgresql+asyncpg://me:a/b?c@/parley?host=a:1&host=b:2&target_session_attrs=read-write",
+            "redis://me:p@ss@cache/0?client_name=me",
+        ),
+        ("postgresql+asyncpg://me@/parley?host=a,b&port=1,2", "rediss://cache?ssl_cert_reqs=none&ssl_certfile=a&ssl_keyfile=b"),
+    ],
+)
+def test_addresses_may_say_what_all_that_follow_them_understand(database: str, redis: str) -> None:
+    settings = Settings.from_environment({"DATABASE_URL": database, "REDIS_URL": redis})
+    assert (settings.database_url, settings.redis_url) == (database, redis)
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.2", "::1"])
 def test_a_loopback_address_needs_no_permission(host: str) -> None:
     assert Settings.from_environment({"HOST": host}).host == host

@@ -32,11 +32,12 @@ class Cluster(Server):
         super().__init__("cluster", [sys.executable, "-m", "cluster"], {"TMPDIR": str(temporary), "PORT": "0", **settings})
 
 
-async def test_it_says_where_everything_is_answers_and_leaves_nothing_behind(temporary: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "a terminal that is closed"])
+async def test_it_says_where_everything_is_answers_and_leaves_nothing_behind(temporary: Path, told: signal.Signals) -> None:
     async with started(Cluster(temporary), within_s=START_S) as cluster, client_of(cluster.url) as client:
         sent = await client.send(await client.conversation(), "Hello", waitSeconds=10)
         assert sent["messages"][-1]["text"] == "You said: Hello"
-        cluster.signal(signal.SIGINT)
+        cluster.signal(told)
         assert await cluster.ended() == 0
     ports = {int(port) for line in cluster.said for port in re.findall(r"127\.0\.0\.1:(\d+)", line)}
     workers = [int(pid) for line in cluster.said for pid in re.findall(r"process (\d+)", line)]

@@ -3,9 +3,10 @@
 from importlib.metadata import version
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import URL, make_url, text
 
 from db import jobs
+from db.address import check_database_address, libpq_arguments
 from db.engine import Database
 
 pytestmark = pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
@@ -56,5 +57,26 @@ async def test_only_jobs_of_workers_that_are_gone_are_removed(database: Database
 
 
 def test_the_other_driver_gets_the_same_address_in_its_own_words(postgres_to_copy: object) -> None:  # noqa: ARG001
-    url = make_url("postgresql+asyncpg://me:p%40ss@db:5433/parley?ssl=require")
-    assert jobs.libpq_url(url) == "postgresql://me:p%40ss@db:5433/parley?sslmode=require"
+    url = make_url("postgresql+asyncpg://me:p%40ss@db:5433/parley?ssl=require&prepared_statement_cache_size=0")
+    assert libpq_arguments(url) == {
+        "host": "db", "port": "5433", "user": "me", "password": "p@ss", "dbname": "parley", "sslmode": "require"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["", "prepared_statement_cache_size=0", "ssl=prefer&target_session_attrs=read-write", "krbsrvname=x"])
+async def test_both_drivers_find_the_database_by_whatever_address_is_taken(option: str, database_url: str) -> None:
+    url = make_url(f"{database_url}?{option}")
+    await both_find(url)
+    many = f"host={url.host}:1&host={url.host}:{url.port}"
+    await both_find(make_url(f"{url.set(host=None, port=None, query={}).render_as_string(hide_password=False)}?{many}&{option}"))
+
+
+async def both_find(url: URL) -> None:
+    check_database_address(url.render_as_string(hide_password=False))
+    database = Database.open(url.render_as_string(hide_password=False))
+    await database.check()
+    await database.close()
+    connector = jobs.connector(url)
+    await connector.open_async()
+    assert await connector.execute_query_one_async("SELECT current_database() AS name") == {"name": url.database}
+    await connector.close_async()

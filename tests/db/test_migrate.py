@@ -1,6 +1,7 @@
 """Migrations: from nothing to the tables that the code speaks of, once; and never from a version that is newer."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,13 @@ async def test_tables_of_another_program_that_uses_procrastinate_are_left_alone(
         await connection.execute(text("CREATE TABLE procrastinate_jobs (id bigint)"))
     with pytest.raises(DatabaseUnusable, match="tables of Procrastinate that this program did not make"):
         await upgrade(empty)
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_a_server_that_says_nothing_is_told_with_a_reason(postgres_to_copy: object) -> None:  # noqa: ARG001
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+asyncpg://me:hunter2@127.0.0.1:{silent.getsockname()[1]}/none"
+        database = Database.open(url, postgres=PostgresLimits(connect_s=0.1))
+        with pytest.raises(DatabaseUnusable, match=r"^DATABASE_URL: postgresql\+asyncpg://me:\*\*\*@.* cannot be used: TimeoutError"):
+            await require_current(database)
+        await database.close()

@@ -170,6 +170,12 @@ async def test_a_worker_survives_the_loss_of_all_its_connections(replica: Rig, s
 
 REFUSALS = {
     "no bus": ({"REDIS_URL": ""}, "DATABASE_URL: expected sqlite+aiosqlite:///FILE, or postgresql"),
+    "an address of Redis": ({"REDIS_URL": "redis://:part/rest@127.0.0.1:1"}, "REDIS_URL: expected redis://HOST:PORT"),
+    "an option": ({"DATABASE_URL": "postgresql+asyncpg://me@127.0.0.1:1/none?sslmode=disable"}, "; the option sslmode cannot be used"),
+    "no certificate": (
+        {"DATABASE_URL": "postgresql+asyncpg://me@127.0.0.1:1/none?ssl=verify-full", "PGSSLROOTCERT": "/nowhere"},
+        "DATABASE_URL: postgresql+asyncpg://me@127.0.0.1:1/none?ssl=verify-full cannot be used: ",
+    ),
     "no model": ({"DEFAULT_MODEL": "demo/none"}, "demo/none"),
     "older": ({"revision": "0001"}, "is at revision 0001, older than this version; run `python -m db upgrade` first"),
     "newer": ({"revision": "9999"}, "is at revision 9999, which this version does not know"),
@@ -192,6 +198,21 @@ async def test_a_program_that_cannot_work_says_so_in_one_line(
     assert refusal in await refused(program, given)
 
 
+async def test_a_worker_that_cannot_be_registered_says_so_in_one_line(servers: Servers, database: Database) -> None:
+    given = {
+        "DATABASE_URL": servers.database_url,
+        "REDIS_URL": servers.redis_url,
+        "LOCK_TIMEOUT_S": "0.2",
+        "IDLE_TRANSACTION_TIMEOUT_S": "0.1",
+    }
+    async with database.write() as connection:
+        await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        await connection.execute(text("LOCK TABLE workers"))
+        line = await refused(["-m", "runs"], given)
+    assert line.startswith("DATABASE_URL: postgresql+asyncpg://")
+    assert line.endswith("canceling statement due to lock timeout")
+
+
 async def test_a_worker_has_no_work_beside_sqlite(postgres_to_copy: object) -> None:  # noqa: ARG001
     assert "DATABASE_URL: expected PostgreSQL; beside SQLite" in await refused(["-m", "runs"], {})
 
@@ -203,6 +224,6 @@ async def refused(program: list[str], given: dict[str, str]) -> str:
     )
     async with asyncio.timeout(30):
         _, said = await process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 1, said
     [line] = said.decode().splitlines()
     return line

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -87,6 +88,44 @@ async def test_an_attachment_waits_for_a_server_that_is_not_there_yet(server: Re
             await waiting
         await ear.until(lambda: bus.is_attached("conv-2"))
         assert ear.doubted == ["conv-2"], "nobody waited any more: who went on without it must read again"
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["server", "cluster"])
+@pytest.mark.parametrize(
+    "option", ["protocol=3", "decode_responses=true", "socket_timeout=1&socket_connect_timeout=1&health_check_interval=1"]
+)
+async def test_options_in_the_address_do_not_change_how_answers_are_read(
+    option: str, clustered: bool, server: RedisServer, cluster: RedisServer
+) -> None:
+    address = f"{(cluster if clustered else server).url}?{option}"
+    async with running(redis_bus(address, cluster=clustered, limits=QUICK)) as bus:
+        ear = Ear()
+        bus.listen(ear)
+        await attach(bus, "conv-1")
+        bus.publish([event(1)])
+        await ear.hears("conv-1", 1)
+        assert (bus.status().connected, bus.status().reconnects) == (True, 0)
+
+
+async def test_a_server_whose_answers_are_not_understood_is_never_connected() -> None:
+    asked, connected = asyncio.Queue[None](), list[bool]()
+
+    async def say_something_else(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.put_nowait(None)
+        with suppress(ConnectionError):
+            while await reader.read(1024):
+                connected.append(bus.status().connected)
+                writer.write(b"+WELL\r\n" * 3)
+        writer.close()
+
+    async with await asyncio.start_server(say_something_else, "127.0.0.1", 0) as nearly_redis:
+        address = f"redis://127.0.0.1:{nearly_redis.sockets[0].getsockname()[1]}"
+        async with running(redis_bus(address, limits=replace(QUICK, silence_s=0.3))) as bus:
+            async with asyncio.timeout(DEADLINE_S):
+                for _ in range(3):
+                    await asked.get()
+            assert connected
+            assert not any(connected)
 
 
 async def test_what_is_published_while_the_server_is_away_is_sent_when_it_is_back(server: RedisServer, bus: RedisBus) -> None:
