@@ -117,7 +117,7 @@ async def _live(told: Told, url: str, number: int, left: int | None) -> None:
     assert isinstance(database, Doomed)
     database.after_commits = told.after_commits
     models = ModelRegistry(servers={"local": CompatibleServer(base_url=told.base_url)})
-    lease_s = 1 if number else 60
+    lease_s = 2 if number else 60
     limits = WorkerLimits(sole=database.is_sqlite, lease_s=lease_s, reconcile_s=0.2, prune_s=3600, longest_part=1)
     async with rig(database, models=models, tools=_tools(database, told.folder), worker_limits=limits) as parley:
         if left is not None:
