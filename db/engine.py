@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import orjson
 from filelock import FileLock, Timeout
@@ -124,7 +124,7 @@ class Database:
         self._lock = lock
 
     @classmethod
-    def open(cls, url: str, *, postgres: PostgresLimits | None = None) -> "Database":
+    def open(cls, url: str, *, postgres: PostgresLimits | None = None) -> Self:
         """Connects lazily. Raises DatabaseInUse, DatabaseUnusable."""
         parsed = make_url(url)
         match parsed.get_backend_name():
@@ -136,7 +136,7 @@ class Database:
                 raise DatabaseUnusable(f"no support for {other} databases")
 
     @classmethod
-    def _open_sqlite(cls, url: URL) -> "Database":
+    def _open_sqlite(cls, url: URL) -> Self:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise DatabaseUnusable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or newer is needed")
         if not url.database or url.database == ":memory:":
@@ -160,7 +160,7 @@ class Database:
         return cls(url, readers=readers, writer=writer, apart=writer, lock=lock)
 
     @classmethod
-    def _open_postgresql(cls, url: URL, limits: PostgresLimits) -> "Database":
+    def _open_postgresql(cls, url: URL, limits: PostgresLimits) -> Self:
         options: dict[str, Any] = {"pool_size": limits.pool_size, "max_overflow": 0}
         readers = _engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None, connect_args=limits.connect_arguments(), **options)
         writing = options | {"connect_args": limits.connect_arguments(_TO_WRITE)}

@@ -130,7 +130,6 @@ class Story:
 @pytest.fixture
 async def story(tmp_path: Path) -> AsyncGenerator[Story]:
     chronicle = Chronicle.open(f"sqlite+aiosqlite:///{tmp_path}/parley.db")
-    assert isinstance(chronicle, Chronicle)
     await upgrade(chronicle)
     async with asyncio.timeout(40):
         yield await told(chronicle)

@@ -155,7 +155,6 @@ async def test_a_position_beyond_the_head_resets_the_stream(client: Client) -> N
 
 async def test_a_database_that_is_away_delays_a_stream_and_does_not_refuse_it(database_url: str) -> None:
     database = FailingDatabase.open(database_url)
-    assert isinstance(database, FailingDatabase)
     async with rig(database, hub_limits=HubLimits(doubt_check_s=0.01)) as here:
         client, conversation = Client(here), await here.conversation()
         run = await here.ended((await here.say(conversation.id, "hello")).run)

@@ -13,7 +13,7 @@ from tests.db.patience import PATIENT
 from tests.db.rows import NOON
 from tests.provider import Provider
 from tests.rig import Rig, rig
-from tests.runs.doubt import Interrupted, Mortal
+from tests.runs.doubt import Doubtful, Interrupted, Mortal
 
 
 async def _time(_arguments: Arguments, _context: ToolContext) -> str:
@@ -48,7 +48,6 @@ async def remote(database: Database, provider: Provider, patience_s: float) -> A
 async def mortal(database_url: str) -> AsyncGenerator[Mortal]:
     """The test's database, for an engine that is to die at one of its commits."""
     opened = Mortal.open(database_url, postgres=PATIENT)
-    assert isinstance(opened, Mortal)
     opened.revive()
     yield opened
     await opened.close()
@@ -58,6 +57,13 @@ async def mortal(database_url: str) -> AsyncGenerator[Mortal]:
 async def interrupted(database_url: str) -> AsyncGenerator[Interrupted]:
     """The test's database, for a task that is cancelled in the middle of a commit."""
     opened = Interrupted.open(database_url, postgres=PATIENT)
-    assert isinstance(opened, Interrupted)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def doubtful(database_url: str) -> AsyncGenerator[Doubtful]:
+    """The test's database; no commit is in doubt until its fates are told."""
+    opened = Doubtful.open(database_url, postgres=PATIENT)
     yield opened
     await opened.close()

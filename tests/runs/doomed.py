@@ -114,7 +114,6 @@ def _life(told: Told, url: str, number: int, left: int | None) -> None:
 async def _live(told: Told, url: str, number: int, left: int | None) -> None:
     """Dies at its point, or tells how many it has come through. The first, which is not to die, is not hurried by its lease either."""
     database = Doomed.open(url, postgres=PATIENT)
-    assert isinstance(database, Doomed)
     database.after_commits = told.after_commits
     models = ModelRegistry(servers={"local": CompatibleServer(base_url=told.base_url)})
     lease_s = 2 if number else 60

@@ -133,7 +133,6 @@ async def staged(runner: asyncio.Runner, to_copy: tuple[str, str] | None, folder
         if to_copy is not None:
             url = await stack.enter_async_context(fresh_database(to_copy[0], template=to_copy[1]))
         database = Mortal.open(url, postgres=PATIENT)
-        assert isinstance(database, Mortal)
         database.revive()
         stack.push_async_callback(database.close)
         await upgrade(database)

@@ -109,7 +109,6 @@ class Staged(Doubtful):
 async def test_what_was_skipped_after_a_doubt_is_not_taken_for_written_because_its_neighbour_was(database_url: str) -> None:
     """Two runs in one batch that was lost; then one is skipped and the other is written, at the very numbers of the lost try, in doubt."""
     database = Staged.open(database_url)
-    assert isinstance(database, Staged)
     database.reached, database.may_go_on = asyncio.Event(), asyncio.Event()
     another = Database.open(database_url)
     talks = [Talk("one"), Talk("other")]
@@ -179,7 +178,6 @@ class Watched(Database):
 async def test_a_run_searches_its_head_again_only_when_somebody_else_has_changed_it(database_url: str) -> None:
     """A send between two of its batches is such a change; it waits for none and its lease holds."""
     database = Watched.open(database_url)
-    assert isinstance(database, Watched)
     database.searches = []
     talk = Talk("searching")
     async with rig(database, models=Models(talk.model)) as parley:

@@ -235,7 +235,6 @@ async def test_without_redis_a_list_is_followed_by_its_checks(database: Database
 
 async def test_a_list_waits_for_a_database_that_is_away(database_url: str) -> None:
     failing = FailingDatabase.open(database_url)
-    assert isinstance(failing, FailingDatabase)
     failing.recovered = asyncio.Event()
     conversation = await stored_conversation(failing)
     async with fed(failing, limits=QUICK) as (feed, log):

@@ -252,7 +252,6 @@ async def test_what_nobody_follows_is_not_checked(database: Database) -> None:
 @pytest.fixture
 async def failing(database_url: str) -> AsyncGenerator[FailingDatabase]:
     database = FailingDatabase.open(database_url)
-    assert isinstance(database, FailingDatabase)
     database.recovered = asyncio.Event()
     yield database
     await database.close()

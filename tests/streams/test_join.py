@@ -146,7 +146,6 @@ class SteppedDatabase(Database):
 @pytest.fixture
 async def stepped(database_url: str) -> AsyncGenerator[SteppedDatabase]:
     database = SteppedDatabase.open(database_url, postgres=PATIENT)
-    assert isinstance(database, SteppedDatabase)
     database.steps, database.stops = Steps(), []
     yield database
     await database.close()

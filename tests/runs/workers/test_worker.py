@@ -116,7 +116,6 @@ async def test_a_worker_that_was_forgotten_registers_again_and_lets_go_of_what_i
 @pytest.fixture
 async def unheard(database_url: str) -> AsyncGenerator[Unheard]:
     opened = Unheard.open(database_url, postgres=PATIENT)
-    assert isinstance(opened, Unheard)
     yield opened
     await opened.close()
 

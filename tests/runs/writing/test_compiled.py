@@ -45,7 +45,6 @@ class Interleaved(Database):
 @pytest.fixture
 async def interleaved(database_url: str) -> AsyncGenerator[Interleaved]:
     opened = Interleaved.open(database_url, postgres=PATIENT)
-    assert isinstance(opened, Interleaved)
     yield opened
     await opened.close()
 

@@ -1,7 +1,6 @@
 """Memory blocks changed by their agent: what may be changed, which block it is, and that it is done once, together with its return."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from dataclasses import asdict, replace
 from itertools import chain, repeat
 
@@ -18,7 +17,6 @@ from runs.steps.once import once
 from runs.writing.pen import Lease, LeaseLost, Pen
 from runs.writing.writer import Writer
 from streams.log import Transaction
-from tests.db.patience import PATIENT
 from tests.rig import TENANT, Rig, rig
 from tests.runs.doubt import Doubtful, Fate
 from tests.runs.logs import call_states, checked, only, until
@@ -139,14 +137,6 @@ async def _store(connection: Connection, block: Block) -> None:
 
 
 # ---- once
-
-
-@pytest.fixture
-async def doubtful(database_url: str) -> AsyncGenerator[Doubtful]:
-    opened = Doubtful.open(database_url, postgres=PATIENT)
-    assert isinstance(opened, Doubtful)
-    yield opened
-    await opened.close()
 
 
 @pytest.mark.parametrize("fate", [Fate.KEPT, Fate.LOST])
