@@ -14,12 +14,15 @@ from llm.endpoints import Endpoint, Protocol, Timeouts
 
 NO_KEY = "none"
 
+LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=4)
+"""An idle connection goes before the five seconds after which servers that are built on uvicorn close it: no request shall meet that."""
+
 
 class Providers:
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
         read_s = max(timeouts.first_token_s, timeouts.idle_s)  # the adapter knows which of them counts
-        self._http = create_async_httpx2_client(timeout=httpx2.Timeout(read_s, connect=timeouts.connect_s))
+        self._http = create_async_httpx2_client(timeout=httpx2.Timeout(read_s, connect=timeouts.connect_s), limits=LIMITS)
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -6,6 +6,7 @@ import os
 import socket
 
 from structlog.testing import capture_logs
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tests.transports.counting import World, schema
 from tests.transports.serving import DEADLINE_S, Served, serving
@@ -87,3 +88,12 @@ async def test_a_client_that_answers_no_ping_is_cut_off_without_a_verdict() -> N
             frames = await reader.read()
         writer.close()
         assert (frames[0], len(frames)) == (0x89, 6), "a ping, and then the end: no close frame"
+
+
+async def test_an_idle_connection_is_left_to_the_client_to_close(served: Served) -> None:
+    """Were the server the first, a POST would now and then meet a connection that is just being closed. Proxies wait up to 600 s."""
+    await served.http.post("/graphql", json={"query": "{ actor }"})
+    [kept] = served.server.server_state.connections
+    assert isinstance(kept, HttpToolsProtocol)
+    assert kept.timeout_keep_alive_task is not None
+    assert kept.timeout_keep_alive_task.when() - asyncio.get_running_loop().time() > 600

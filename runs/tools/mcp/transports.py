@@ -20,7 +20,8 @@ _Outgoing = WriteStream[SessionMessage]
 
 _TIMEOUTS = httpx2.Timeout(30.0, connect=10.0, read=None, pool=None)
 """Nothing here limits how long an answer takes: each call has its own limit, and one that ended here would end all others with it."""
-_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=10)
+_LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=10, keepalive_expiry=4)
+"""Less than the five seconds after which uvicorn and Node.js close: no call shall meet a connection that is just being closed."""
 
 
 _LEAVE_S = {Program: 10.0, Address: 2.0}
