@@ -34,6 +34,7 @@ from vocabulary.messages import (
 from vocabulary.runs import Run, RunError, RunStatus, Step, StopReason, Usage
 
 _NEVER_RUN = "The tool was not run."
+_SAID_BY_MODEL = frozenset({MessageType.REASONING, MessageType.ASSISTANT, MessageType.TOOL_CALL})
 _OUTCOME_UNKNOWN = "The tool was started, but its outcome is unknown."
 
 
@@ -106,7 +107,7 @@ async def _end(transaction: Transaction, head: Head, run: Run, ending: Ending, w
         stop_reason=ending.stop_reason,
         error=ending.error,
         usage=run.usage + usage,
-        time_to_first_token_ms=run.time_to_first_token_ms or ending.time_to_first_token_ms,
+        time_to_first_token_ms=_first_known(run.time_to_first_token_ms, ending.time_to_first_token_ms, _until_first_word(run, written)),
         sequence=head.take_sequence(),
         completed_at=transaction.now,
     )
@@ -115,6 +116,18 @@ async def _end(transaction: Transaction, head: Head, run: Run, ending: Ending, w
         head.active_run_id = None
         head.fence += 1
     return ended
+
+
+def _first_known(*known: int | None) -> int | None:
+    return next((milliseconds for milliseconds in known if milliseconds is not None), None)
+
+
+def _until_first_word(run: Run, written: Sequence[Message]) -> int | None:
+    """From the log, because whoever ends a run from outside cannot ask its worker. In milliseconds."""
+    said = [message.created_at for message in written if message.type in _SAID_BY_MODEL and _length(message)]
+    if run.started_at is None or not said:
+        return None
+    return max(0, round((min(said) - run.started_at).total_seconds() * 1000))
 
 
 async def _account(transaction: Transaction, run: Run, ending: Ending | None, written: Sequence[Message]) -> Usage:
