@@ -169,16 +169,17 @@ async def _take_out_of_line(transaction: Transaction, head: Head, written: Seque
     await end_messages(transaction, head, out)
 
 
-async def abandon_step(transaction: Transaction, head: Head, run: Run) -> Usage:
-    """Closes what a run left open that goes on: its unfinished step will be done anew, so nothing of it stays in context. Answers what
-    its call is held to have used, which is not on the run's account yet.
+async def abandon_step(transaction: Transaction, head: Head, run: Run) -> Run:
+    """Closes what a run left open that goes on: its unfinished step will be done anew, so nothing of it stays in context. Answers the run
+    with what its call is held to have used, and with when the first word came that was shown; it is not saved yet.
     """
     written = await messages.of_run(transaction.connection, run.id)
     usage = await _account(transaction, run, None, written)
     called = await _close(transaction, head, run, written, abandoned=True)
     await _complete_steps(transaction, run, called)
     await _leave_out(transaction, head, run, [message for message in written if message.step_id not in called])
-    return usage
+    first_word = _first_known(run.time_to_first_token_ms, _until_first_word(run, written))
+    return replace(run, usage=run.usage + usage, time_to_first_token_ms=first_word)
 
 
 async def _close(transaction: Transaction, head: Head, run: Run, written: Sequence[Message], *, abandoned: bool = False) -> set[str | None]:
