@@ -34,6 +34,7 @@ from vocabulary.messages import (
 from vocabulary.runs import Run, RunError, RunStatus, Step, StopReason, Usage
 
 _NEVER_RUN = "The tool was not run."
+_SAID_BY_MODEL = frozenset({MessageType.REASONING, MessageType.ASSISTANT, MessageType.TOOL_CALL})
 _OUTCOME_UNKNOWN = "The tool was started, but its outcome is unknown."
 
 
@@ -106,7 +107,7 @@ async def _end(transaction: Transaction, head: Head, run: Run, ending: Ending, w
         stop_reason=ending.stop_reason,
         error=ending.error,
         usage=run.usage + usage,
-        time_to_first_token_ms=run.time_to_first_token_ms or ending.time_to_first_token_ms,
+        time_to_first_token_ms=_first_known(run.time_to_first_token_ms, ending.time_to_first_token_ms, _until_first_word(run, written)),
         sequence=head.take_sequence(),
         completed_at=transaction.now,
     )
@@ -115,6 +116,18 @@ async def _end(transaction: Transaction, head: Head, run: Run, ending: Ending, w
         head.active_run_id = None
         head.fence += 1
     return ended
+
+
+def _first_known(*known: int | None) -> int | None:
+    return next((milliseconds for milliseconds in known if milliseconds is not None), None)
+
+
+def _until_first_word(run: Run, written: Sequence[Message]) -> int | None:
+    """From the log, because whoever ends a run from outside cannot ask its worker. In milliseconds."""
+    said = [message.created_at for message in written if message.type in _SAID_BY_MODEL and _length(message)]
+    if run.started_at is None or not said:
+        return None
+    return max(0, round((min(said) - run.started_at).total_seconds() * 1000))
 
 
 async def _account(transaction: Transaction, run: Run, ending: Ending | None, written: Sequence[Message]) -> Usage:
@@ -156,16 +169,17 @@ async def _take_out_of_line(transaction: Transaction, head: Head, written: Seque
     await end_messages(transaction, head, out)
 
 
-async def abandon_step(transaction: Transaction, head: Head, run: Run) -> Usage:
-    """Closes what a run left open that goes on: its unfinished step will be done anew, so nothing of it stays in context. Answers what
-    its call is held to have used, which is not on the run's account yet.
+async def abandon_step(transaction: Transaction, head: Head, run: Run) -> Run:
+    """Closes what a run left open that goes on: its unfinished step will be done anew, so nothing of it stays in context. Answers the run
+    with what its call is held to have used, and with when the first word came that was shown; it is not saved yet.
     """
     written = await messages.of_run(transaction.connection, run.id)
     usage = await _account(transaction, run, None, written)
     called = await _close(transaction, head, run, written, abandoned=True)
     await _complete_steps(transaction, run, called)
     await _leave_out(transaction, head, run, [message for message in written if message.step_id not in called])
-    return usage
+    first_word = _first_known(run.time_to_first_token_ms, _until_first_word(run, written))
+    return replace(run, usage=run.usage + usage, time_to_first_token_ms=first_word)
 
 
 async def _close(transaction: Transaction, head: Head, run: Run, written: Sequence[Message], *, abandoned: bool = False) -> set[str | None]:

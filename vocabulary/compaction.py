@@ -44,9 +44,12 @@ class CompactionSettings:
         return replace(self, **said)
 
 
+_DEFAULTS = CompactionSettings()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactionOverrides:
-    """Settings as one request gives them: None leaves a field to what lies below."""
+    """Settings as one request gives them: None leaves a field to what lies below; those in `cleared` have their defaults instead."""
 
     mode: CompactionMode | None = None
     model: str | None = None
@@ -56,13 +59,15 @@ class CompactionOverrides:
     clip_chars: int | None = None
     sliding_window_fraction: float | None = None
     trigger_fraction: float | None = None
+    cleared: tuple[str, ...] = ()
 
     def over(self, below: CompactionSettings) -> CompactionSettings:
         """These settings where they say something, `below` elsewhere; settings of the model calls, too, field by field."""
-        said = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        defaults = {name: getattr(_DEFAULTS, name) for name in self.cleared}
+        said = {f.name: value for f in fields(below) if (value := getattr(self, f.name)) is not None}
         if self.model_settings is not None:
             said["model_settings"] = self.model_settings.over(below.model_settings or ModelSettings())
-        return replace(below, **said)
+        return replace(below, **defaults, **said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,7 @@ def compaction_overrides(path: str, given: CompactionSettingsInput | None) -> Co
         clip_chars=optional_number(f"{path}.clipChars", or_null(given.clip_chars), 1, MAX_INT),
         sliding_window_fraction=_fraction(f"{path}.slidingWindowFraction", or_null(given.sliding_window_fraction), whole=False),
         trigger_fraction=_fraction(f"{path}.triggerFraction", or_null(given.trigger_fraction), whole=True),
+        cleared=tuple(f.name for f in fields(CompactionSettings) if getattr(given, f.name) is None),
     )
 
 

@@ -79,8 +79,8 @@ async def _take_over(engine: Engine, transaction: Transaction, head: Head, run: 
         await _give_up(engine, transaction, head, run, error)
         return None
     note_takeover(engine.metrics, transaction, crashed=crashed)
-    usage = run.usage + await abandon_step(transaction, head, run)
-    return await _hold(transaction, head, replace(run, worker_id=worker_id, attempt=run.attempt + crashed, usage=usage))
+    left = await abandon_step(transaction, head, run)
+    return await _hold(transaction, head, replace(left, worker_id=worker_id, attempt=run.attempt + crashed))
 
 
 async def _give_up(engine: Engine, transaction: Transaction, head: Head, run: Run, error: RunError) -> None:

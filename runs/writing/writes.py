@@ -178,7 +178,7 @@ def lay_out(
         if isinstance(write, Open | Whole | Return | Summarise):
             places[write.message.id] = ordinal
             ordinal += 1
-        payload = _delta(write) if isinstance(write, Append) else _payload(rows, write, sequence, places)
+        payload = _delta(write) if isinstance(write, Append) else _payload(rows, write, sequence, places, now)
         rows.events.append(Event(run.conversation_id, sequence, now, run.id, payload))
 
 
@@ -191,6 +191,7 @@ def _payload(
     write: Open | Close | Whole | Call | Return | StartStep | Spend | EndStep | Recompile | Summarise | Compact,
     sequence: int,
     places: dict[str, int],
+    now: datetime,
 ) -> StoredPayload:
     def placed(message: Message) -> Message:
         """What an earlier run has written knows its place."""
@@ -224,7 +225,7 @@ def _payload(
             rows.changed_steps.append(step)
             if waits_for is not None:
                 rows.waiting[run.conversation_id] = waits_for
-            return _run_changed(rows, run, sequence)
+            return _run_changed(rows, _dated(run, now), sequence)
         case Recompile(message):
             rows.changed.append(message := replace(message, text=rows.prompts[message.conversation_id], sequence=sequence))
             return MessageChanged(message)
@@ -251,6 +252,11 @@ def _summarise(rows: Rows, message: Message, first_kept: Message | None) -> Mess
     rows.moves.append(ContextMove(message.conversation_id, message.id, tail_ordinal))
     rows.summaries[message.id] = message
     return message
+
+
+def _dated(run: Run, now: datetime) -> Run:
+    """A run has ended when that is stored: its conversation and its event tell the same time."""
+    return replace(run, completed_at=now) if run.ended else run
 
 
 def _run_changed(rows: Rows, run: Run, sequence: int) -> RunChanged:

@@ -16,7 +16,10 @@ class ModelSettingsInput:
     parallel_tool_calls: bool | None = strawberry.field(description="Whether the model may call several tools in one step.", default=UNSET)
 
 
-@strawberry.input(description="How conversations are compacted; what is absent is left to the next lower level, and in an update as it is.")
+@strawberry.input(
+    description="How conversations are compacted; what is absent is left to the next lower level, and in an update as it is. Null clears: "
+    "the default holds."
+)
 class CompactionSettingsInput:
     mode: CompactionMode | None = strawberry.field(description="What is summarised, and by whom: SLIDING_WINDOW.", default=UNSET)
     model: str | None = strawberry.field(description="The handle of the model that writes the summary.", default=UNSET)

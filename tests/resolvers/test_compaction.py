@@ -52,6 +52,15 @@ async def test_a_waited_answer_carries_the_summary_its_message_and_the_counts(cl
     assert done["conversation"] == {"id": talk.id, "status": "IDLE", "context": {"messageCount": 2}}
 
 
+async def test_null_clears_for_one_compaction_what_the_agent_has_set(client: Client, parley: Rig, talk: Conversation) -> None:
+    given = {"id": talk.agent_id, "compactionSettings": {"mode": "ALL", "clipChars": 5}}
+    await client.ask("mutation M($input: UpdateAgentInput!) { updateAgent(input: $input) { agent { id } } }", input=given)
+    for settings, is_clipped in (({}, True), ({"clipChars": None}, False)):
+        done = (await client.ask(COMPACT, input={"id": talk.id, "settings": settings}))["compactConversation"]
+        assert (done["run"]["status"], len(done["summary"]) <= 5) == ("COMPLETED", is_clipped)
+        await parley.ended((await parley.say(talk.id, "And on. " * 40)).run)
+
+
 async def test_an_answer_that_was_not_waited_for_carries_the_run_alone(client: Client, talk: Conversation) -> None:
     asked = await _compacted(client, talk.id, waitSeconds=0, idempotencyKey="k")
     is_over = asked["run"]["status"] == "COMPLETED"

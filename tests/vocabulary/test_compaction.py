@@ -39,6 +39,12 @@ def test_overrides_of_model_settings_need_none_below() -> None:
     assert CompactionOverrides(model_settings=given).over(CompactionSettings()).model_settings == given
 
 
+def test_overrides_give_what_they_clear_its_default() -> None:
+    over = CompactionOverrides(mode=CompactionMode.ALL, cleared=("clip_chars", "prompt", "model_settings", "trigger_fraction")).over(AGENTS)
+    assert (over.clip_chars, over.prompt, over.model_settings, over.trigger_fraction) == (None, None, None, 0.9)
+    assert (over.mode, over.model, over.sliding_window_fraction) == (AGENTS.mode, AGENTS.model, AGENTS.sliding_window_fraction)
+
+
 def test_a_change_clears_what_it_names_as_null() -> None:
     changed = AGENTS.changed({"prompt": None, "model_settings": {"temperature": None}})
     assert (changed.prompt, changed.model, changed.model_settings) == (None, "demo/echo", ModelSettings(top_p=0.9))

@@ -99,7 +99,7 @@ async def test_before_the_first_token_in_a_silent_model_the_model_is_hung_up_on(
         await asyncio.wait_for(asked.wait(), 20)
         cancelled = await cancel(parley, sent.run)
         await hung_up(model)
-        assert cancelled.run.completed_at is not None
+        assert (cancelled.run.completed_at is not None, cancelled.run.time_to_first_token_ms) == (True, None)
         events = await checked(parley, conversation.id)
         assert statuses(events, sent.run.id)[-1] is RunStatus.CANCELLED
         await is_silent_after(parley, conversation, len(events))
@@ -127,6 +127,9 @@ async def test_in_the_middle_of_tokens_what_was_said_stays_and_is_shown_to_the_m
         assert (usage.requests, usage.estimated, usage.input_tokens, usage.output_tokens) == (1, True, 3, 5)  # a token per 4 characters
         [step] = await steps(parley, sent.run.id)
         assert (step.usage, step.stop_reason, step.completed_at) == (usage, StopReason.CANCELLED, None)
+        started, first = cancelled.run.started_at, only(history, MessageType.REASONING).created_at
+        assert started is not None
+        assert cancelled.run.time_to_first_token_ms == round((first - started).total_seconds() * 1000)
         await is_silent_after(parley, conversation, len(await parley.stored(conversation.id)))
         assert AssistantTurn("Half an answer") in model.requests[1].history
 

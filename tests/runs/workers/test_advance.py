@@ -92,6 +92,8 @@ async def test_a_worker_whose_lease_ran_out_loses_its_run_and_stops(database: Da
             half, whole = (await second.history(conversation.id))[2:]
             assert (half.text, half.status, half.in_context) == ("Half", MessageStatus.INTERRUPTED, False)
             assert (whole.text, whole.status, whole.in_context) == ("Whole.", MessageStatus.COMPLETED, True)
+            assert run.started_at is not None
+            assert run.time_to_first_token_ms == round((half.created_at - run.started_at).total_seconds() * 1000)
 
 
 async def test_a_lease_that_ran_out_is_not_enough_for_a_job(database: Database) -> None:

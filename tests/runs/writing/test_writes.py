@@ -97,10 +97,11 @@ def test_a_call_that_appears_is_an_event_and_one_that_moves_on_is_a_row_too() ->
 def test_of_a_run_that_changed_twice_the_last_change_is_stored_and_both_are_told() -> None:
     ended = replace(RUN, status=RunStatus.COMPLETED, stop_reason=StopReason.END_TURN)
     rows = _laid_out(StartStep(STEP, RUN), EndStep(replace(STEP, completed_at=NOW), ended))
-    assert rows.runs == {RUN.id: replace(ended, sequence=11)}
+    told = replace(ended, sequence=11, completed_at=NOW)  # when that is stored, as its conversation tells
+    assert rows.runs == {RUN.id: told}
     assert [event.payload for event in rows.events] == [
         RunChanged(replace(RUN, sequence=10), RunStatus.RUNNING, None),
-        RunChanged(replace(ended, sequence=11), RunStatus.COMPLETED, StopReason.END_TURN),
+        RunChanged(told, RunStatus.COMPLETED, StopReason.END_TURN),
     ]
     assert (rows.started_steps, rows.changed_steps) == ([STEP], [replace(STEP, completed_at=NOW)])
 
