@@ -8,6 +8,9 @@ below this one for code and other scripts. What providers put around messages is
 from functools import cache
 from typing import Protocol
 
+ERROR = 1 / 3
+"""By which share a provider's own count may lie below ours, or above."""
+
 PER_MESSAGE = 4
 """Role and separators, as OpenAI's chat format has them."""
 

@@ -71,6 +71,11 @@ def unreported(shown: int, said: int) -> Usage:
     return Usage(input_tokens=roughly(shown), output_tokens=roughly(said), estimated=True)
 
 
+def surely_exceeds(text: str, window: int) -> bool:
+    """Whatever the provider's own vocabulary makes of it. No token is shorter than a byte, so that most texts need not be counted."""
+    return len(text.encode()) > window and tokens.count(text) * (1 - tokens.ERROR) > window
+
+
 def characters(messages: Iterable[Message]) -> int:
     return sum(len(_text(message)) for message in messages)
 

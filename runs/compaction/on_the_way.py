@@ -9,7 +9,7 @@ import structlog
 from llm import tokens
 from runs.compaction.compaction import Compaction, unchanged
 from runs.engine import Engine
-from runs.sizes import measured, size, size_of_tools
+from runs.sizes import measured, size, size_of_tools, surely_exceeds
 from runs.writing.writes import EndStep
 from vocabulary.compaction import CompactionSettings
 from vocabulary.messages import Message, MessageType
@@ -65,17 +65,30 @@ async def compact_on_the_way(compaction: Compaction, last: Step, ending: Callabl
     return failure.error
 
 
+async def shorten_prompt(compaction: Compaction) -> RunError | None:
+    """Before a model is shown a system prompt that does not fit: as it would be compiled now it may. `compaction.context` has it then."""
+    await compaction.pen.flush()
+    prompt, window = await compaction.prompt()
+    if not await asyncio.to_thread(surely_exceeds, prompt, window) and await compaction.recompile():
+        return None
+    return await _prompt_too_long(prompt, window)
+
+
 async def relieve(compaction: Compaction, refused: Step) -> RunError | None:
     """After the provider has refused a context as too long. A system prompt that leaves no room is refused by its name."""
     await compaction.pen.flush()
     prompt, window = await compaction.prompt()
-    size_of_prompt = await asyncio.to_thread(tokens.count, prompt)
-    if size_of_prompt >= window:
-        told = f"The system prompt alone, some {size_of_prompt} tokens, does not fit into the model's context window of {window}."
-        return RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, told)
+    if await asyncio.to_thread(tokens.count, prompt) >= window:
+        return await _prompt_too_long(prompt, window)
     error = await compact_on_the_way(compaction, refused)
     if error is None or error.type is not RunErrorType.COMPACTION_INEFFECTIVE:
         return error
     if await compaction.recompile():
         return None
     return RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, f"The conversation does not fit into the model's context window. {error.message}")
+
+
+async def _prompt_too_long(prompt: str, window: int) -> RunError:
+    size_of_prompt = await asyncio.to_thread(tokens.count, prompt)
+    told = f"The system prompt alone, some {size_of_prompt} tokens, does not fit into the model's context window of {window}."
+    return RunError(RunErrorType.CONTEXT_WINDOW_OVERFLOW, told)

@@ -4,6 +4,7 @@ It holds no connection and decides nothing about other runs. It ends the run its
 it did not; whoever runs it closes the run then.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +15,10 @@ from runs.calling import ask
 from runs.close import Ending
 from runs.compaction.alone import CompactionRun, load_compaction
 from runs.compaction.compaction import MAX_OVERFLOWS, Compaction, completed
-from runs.compaction.on_the_way import compact_on_the_way, is_due, relieve
+from runs.compaction.on_the_way import compact_on_the_way, is_due, relieve, shorten_prompt
 from runs.engine import Engine
 from runs.prompt import turns
-from runs.sizes import characters, unreported
+from runs.sizes import characters, surely_exceeds, unreported
 from runs.steps.answer import Answer
 from runs.steps.calls import Calls
 from runs.tools.toolbox import Toolbox, toolbox
@@ -87,6 +88,8 @@ class Loop:
         return any(isinstance(message.body, ToolReturnBody) and message.step_id == asked.step_id for message in self.context)
 
     async def _step(self) -> Ending | None:
+        if (error := await self._fit_prompt()) is not None:
+            return _failure(Failed(error, Usage()), Usage(), self.run)
         step = self._start_step()
         said = Answer(self.run, step, self.pen, source_of=self._source_of, clock=self.engine.clock)
         model = self.engine.models.resolve(self.run.model)
@@ -106,6 +109,16 @@ class Loop:
             request = await self._answer(said.tool_calls)
         await self._end_step(step, said.end.usage, said.end.stop_reason, goes_on=said.tool_calls is not None, request=request)
         return None
+
+    async def _fit_prompt(self) -> RunError | None:
+        """Some servers cut what is too long without a word: a system prompt that cannot fit is not sent."""
+        window = self.engine.models.window(self.run.model, self.run.request.settings)
+        if not await asyncio.to_thread(surely_exceeds, self._system(), window):
+            return None
+        compaction = self._compaction(CompactionTrigger.CONTEXT_OVERFLOW)
+        error = await shorten_prompt(compaction)
+        self._follow(compaction, error)
+        return error
 
     def _start_step(self) -> Step:
         step = Step(
@@ -187,10 +200,13 @@ class Loop:
             milliseconds = round((said.first_token_at - started).total_seconds() * 1000)
             self.run = replace(self.run, time_to_first_token_ms=milliseconds)
 
+    def _system(self) -> str:
+        override = self.run.request.override_system
+        return next((message.text for message in self.context if self._is_compiled(message)), "") if override is None else override
+
     def _request(self) -> ModelRequest:
-        system = next((message.text for message in self.context if self._is_compiled(message)), "")
         return ModelRequest(
-            system=system if self.run.request.override_system is None else self.run.request.override_system,
+            system=self._system(),
             history=turns([message for message in self.context if not self._is_compiled(message)]),
             tools=[tool.definition() for tool in self.tools.values()],
             settings=self.run.request.settings,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from llm import tokens
-from runs.sizes import measured, size
+from runs.sizes import measured, size, surely_exceeds
 from tests.runs.values import ANSWERED, ASKED, CALLED, SAID, STEP, message
 from vocabulary.messages import ImagePart, MessageType, SummaryBody, TextPart, UserBody
 from vocabulary.runs import Usage
@@ -39,3 +39,12 @@ def test_a_count_from_before_a_compaction_holds_no_longer() -> None:
     assert measured(kept, COUNTED).counted is None
     assert measured([SYSTEM, replace(summary, ordinal=5), ASKED, replace(SAID, ordinal=6)], COUNTED).counted == 500
     assert measured([SYSTEM, ASKED], COUNTED).counted is None
+
+
+def test_a_text_surely_exceeds_a_window_when_no_vocabulary_can_make_it_fit() -> None:
+    text = "Be kind. " * 300
+    counted = tokens.count(text)
+    assert not surely_exceeds(text, counted)
+    assert not surely_exceeds(text, counted - 1)
+    assert surely_exceeds(text, counted // 2)
+    assert not surely_exceeds("\u4f60" * 100, 300)

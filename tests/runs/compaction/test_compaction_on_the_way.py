@@ -110,6 +110,26 @@ async def test_a_system_prompt_larger_than_the_window_is_refused_by_name_until_i
         await checked(parley, conversation.id)
 
 
+async def test_a_system_prompt_that_cannot_fit_is_refused_though_the_provider_would_cut_it_without_a_word(database: Database) -> None:
+    model = Windowed()
+    async with rig(database, models=WindowedModels(model, told=300)) as parley:
+        conversation = await parley.conversation(model=model.handle, instructions="Be kind. " * 300)
+        run = await said(parley, conversation, "Hi")
+        assert run.error is not None
+        assert (run.status, run.error.type) == (RunStatus.FAILED, RunErrorType.CONTEXT_WINDOW_OVERFLOW)
+        assert run.stop_reason is StopReason.CONTEXT_WINDOW_OVERFLOW
+        assert "The system prompt alone" in run.error.message
+        assert (model.asked, await steps(parley, run.id)) == ([], [])
+        await update_agent(parley.engine, TENANT, AgentChange(agent_id=conversation.agent_id, instructions="Be kind."))
+        assert (await said(parley, conversation, "And now?")).status is RunStatus.COMPLETED
+        [answer] = model.asked
+        assert (answer.system, [words_of(turn) for turn in answer.history]) == ("Be kind.", ["Hi", "And now?"])
+        run = await parley.ended((await parley.say(conversation.id, "Hi", override_system="Be kind. " * 300)).run)
+        assert run.error is not None
+        assert "The system prompt alone" in run.error.message
+        await checked(parley, conversation.id)
+
+
 BULKY = ClientTool(name="bulky", description="Does much.", parameters={"type": "object", "description": "word " * 1000})
 
 
