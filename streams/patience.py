@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from db.engine import DatabaseError
+from db.engine import DatabaseError, is_refusal
 
 log = structlog.get_logger()
 
@@ -15,12 +15,14 @@ T = TypeVar("T")
 
 
 async def patiently(ask: Callable[[], Awaitable[T]], *, every_s: float) -> T:
-    """The answer, however long the database is away. Asked again about every `every_s`."""
+    """The answer, however long the database is away. Asked again about every `every_s`. What it refuses now as ever is raised."""
     told = False
     while True:
         try:
             return await ask()
         except DatabaseError as error:
+            if is_refusal(error):
+                raise
             if not told:
                 log.warning("a stream waits for the database", error=str(error))
             told = True
