@@ -1,4 +1,4 @@
-"""Waiting for a database that is away: that delays a stream, where an error would end it for good."""
+"""Waiting for a database that is away: that delays a stream, or a run, where an error would end it for good."""
 
 import asyncio
 import random
@@ -24,6 +24,6 @@ async def patiently(ask: Callable[[], Awaitable[T]], *, every_s: float) -> T:
             if is_refusal(error):
                 raise
             if not told:
-                log.warning("a stream waits for the database", error=str(error))
+                log.warning("waiting for the database", error=str(error))
             told = True
         await asyncio.sleep(every_s * random.uniform(0.8, 1.2))
