@@ -76,7 +76,7 @@ async def unattended(connection: AsyncConnection) -> list[Unattended]:
     return [Unattended(*row) for row in await connection.execute(_UNATTENDED)]
 
 
-def _unattended(limit: int) -> Select[Any, Any, Any]:
+def _unattended(limit: int) -> Select[Any, Any, Any, Any]:
     held = select(workers.c.id).where(workers.c.lease_expires_at > now())
     running = select(runs.c.conversation_id).where(runs.c.status == RunStatus.RUNNING.value, runs.c.worker_id.in_(held))
     waits = (runs.c.status != RunStatus.RUNNING.value).label("waits")
