@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from db.engine import Database, DatabaseInUse, DatabaseUnusable, PostgresLimits
-from db.migrate import DatabaseTooNew, DatabaseTooOld, require_current, upgrade
+from db.migrate import DatabaseTooNew, DatabaseTooOld, in_one_line, require_current, upgrade
 from db.rewound import raise_heads
 from settings import DatabaseSettings, SettingsError
 
@@ -21,12 +21,13 @@ REFUSALS = (SettingsError, DatabaseInUse, DatabaseUnusable, DatabaseTooNew, Data
 
 
 async def rewound(database: Database) -> None:
-    """All conversations, a bounded number in each transaction. Interrupted, it is simply called again."""
+    """All conversations, a bounded number in each transaction. Interrupted, it is simply called again. Raises DatabaseUnusable."""
     await require_current(database)
     done = ""
     while True:
-        async with database.write() as connection:
-            last = await raise_heads(connection, after=done, limit=_AT_ONCE, now=datetime.now(UTC))
+        with in_one_line(database):
+            async with database.write() as connection:
+                last = await raise_heads(connection, after=done, limit=_AT_ONCE, now=datetime.now(UTC))
         if last is None:
             return
         done = last

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Exists, Row, Select, bindparam, case, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Exists, Row, Select, bindparam, case, exists, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import codec
@@ -199,6 +199,8 @@ async def counts(connection: AsyncConnection, tenant: str, agent_ids: Collection
 async def list_versions(connection: AsyncConnection, tenants: Iterable[str], *, since: datetime) -> list[ListVersion]:
     """Of what has changed lately, also of what was deleted. One statement for any number of tenants.
 
+    A deleted agent stands for the conversations that are hidden with it, as long as they are not deleted themselves: none of theirs tells.
+
     `since` is a value, not the database's clock: PostgreSQL uses the index only for what it knows when it plans.
     """
     query = (
@@ -206,7 +208,10 @@ async def list_versions(connection: AsyncConnection, tenants: Iterable[str], *, 
         .select_from(_joined)
         .where(conversations.c.tenant.in_(list(tenants)), conversations.c.updated_at >= since)
     )
-    return [ListVersion(row.tenant, row.id, row.list_version) for row in await connection.execute(query)]
+    hiding = select(agents.c.tenant, agents.c.id, literal(1)).where(
+        agents.c.tenant.in_(list(tenants)), agents.c.deleted_at >= since, agents.c.erased_at.is_(None)
+    )
+    return [ListVersion(*row) for row in await connection.execute(query.union_all(hiding))]
 
 
 def _counted(tenant: str) -> Select[Any]:

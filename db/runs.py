@@ -58,11 +58,15 @@ async def live(connection: AsyncConnection, conversation_ids: Iterable[str]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Unattended:
-    """A conversation whose next run nobody works on. `worker_id`: who let the lease of that run run out; None: it waits in line."""
+    """A conversation whose next run nobody works on. `worker_id`: who let the lease of that run run out; None: nobody holds it.
+
+    `waits`: in line, to be begun; else it was under way, and its worker is lost or has let go of it.
+    """
 
     conversation_id: str
     run_id: str
     worker_id: str | None
+    waits: bool
 
 
 async def unattended(connection: AsyncConnection) -> list[Unattended]:
@@ -72,7 +76,7 @@ async def unattended(connection: AsyncConnection) -> list[Unattended]:
     return [Unattended(*row) for row in await connection.execute(_UNATTENDED)]
 
 
-def _unattended(limit: int) -> Select[Any, Any, Any]:
+def _unattended(limit: int) -> Select[Any, Any, Any, Any]:
     held = select(workers.c.id).where(workers.c.lease_expires_at > now())
     running = select(runs.c.conversation_id).where(runs.c.status == RunStatus.RUNNING.value, runs.c.worker_id.in_(held))
     waits = (runs.c.status != RunStatus.RUNNING.value).label("waits")
@@ -81,7 +85,7 @@ def _unattended(limit: int) -> Select[Any, Any, Any]:
     query = select(runs.c.conversation_id, runs.c.id, runs.c.worker_id, runs.c.created_at, waits, place)
     query = query.join(conversations, conversations.c.id == runs.c.conversation_id)
     line = query.where(_live, MAY_RUN, runs.c.conversation_id.not_in(running)).subquery()
-    first = select(line.c.conversation_id, line.c.id, line.c.worker_id).where(line.c.place == 1)
+    first = select(line.c.conversation_id, line.c.id, line.c.worker_id, line.c.waits).where(line.c.place == 1)
     return first.order_by(line.c.waits, line.c.created_at).limit(limit)
 
 

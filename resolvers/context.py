@@ -6,6 +6,7 @@ lookup is within the viewer's tenant; what is another's does not exist.
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar, final
 
 from strawberry import ID
@@ -23,7 +24,7 @@ from resolvers.connections import (
     runs_scope,
     window_of,
 )
-from resolvers.loaders import ConversationsAsked, Loaders, MessagesAsked, Of, RunsAsked
+from resolvers.loaders import ConversationsAsked, Loaders, MessagesAsked, Of, Patience, RunsAsked, at_once
 from runs.engine import Engine
 from runs.sizes import measured
 from schema.agents import Agent, AgentRelations
@@ -87,13 +88,20 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
     feed: Feed
     limits: Limits
     loaders: Loaders = field(init=False)
+    patience: Patience = field(init=False)
 
     def __post_init__(self) -> None:
+        self.patience = at_once
+        self.forget()
+
+    def wait_for_database(self) -> None:
+        """From now on, for what is followed: an item that comes with an error instead of what it tells would not come again."""
+        self.patience = self.reader.hub.patiently
         self.forget()
 
     def forget(self) -> None:
         """Time has passed: what was loaded may be old by now."""
-        self.loaders = Loaders(self.engine.database, self.viewer.tenant)
+        self.loaders = Loaders(self.engine.database, self.viewer.tenant, self.patience)
 
     # ---- by id
 
@@ -256,8 +264,7 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
         """So many items, however many stored events were merged into them."""
         gathered: list[Event] = []
         while True:
-            async with self.engine.database.read() as connection:
-                page = await events.read(connection, conversation_id, after=after, mode=mode, limit=max(most, _EVENTS_READ_AT_ONCE))
+            page = await self.patience(partial(self._read_log, conversation_id, after, max(most, _EVENTS_READ_AT_ONCE), mode))
             if page is None:
                 raise NotFound(conversation_id)
             gathered += page.events
@@ -266,6 +273,10 @@ class RequestContext(AgentRelations, ConversationRelations, RunRelations, Messag
             if len(gathered) == most or not page.has_more:
                 return events.LogPage(tuple(gathered), page.end, page.head)
             after = page.end
+
+    async def _read_log(self, conversation_id: str, after: int, limit: int, mode: DeltaMode) -> events.LogPage | None:
+        async with self.engine.database.read() as connection:
+            return await events.read(connection, conversation_id, after=after, mode=mode, limit=limit)
 
     # ---- of runs
 

@@ -6,7 +6,7 @@ the operation says that time has passed: between mutations, and between the even
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from strawberry.dataloader import DataLoader
@@ -29,6 +29,7 @@ class Identified(Protocol):
 
 A = TypeVar("A", bound=Hashable)
 R = TypeVar("R")
+T = TypeVar("T")
 I = TypeVar("I", bound=Identified)  # noqa: E741
 
 
@@ -62,10 +63,22 @@ class ConversationsAsked:
     window: Window
 
 
+class Patience(Protocol):
+    """What is done about a database that is away: asking again, or not."""
+
+    async def __call__(self, ask: Callable[[], Awaitable[T]], /) -> T: ...
+
+
+async def at_once(ask: Callable[[], Awaitable[T]]) -> T:
+    """For who can ask again: the error is the answer."""
+    return await ask()
+
+
 class Loaders:
-    def __init__(self, database: Database, tenant: str) -> None:
+    def __init__(self, database: Database, tenant: str, patience: Patience = at_once) -> None:
         self._database = database
         self._tenant = tenant
+        self._patience = patience
 
     # ---- by id
 
@@ -197,9 +210,12 @@ class Loaders:
     def _by_id(self, read: Callable[[AsyncConnection, str, Iterable[str]], Awaitable[list[I]]]) -> DataLoader[str, I | None]:
         """None: there is no such thing, or it is not the viewer's."""
 
-        async def load(ids: list[str]) -> list[I | None]:
+        async def rows(ids: list[str]) -> list[I]:
             async with self._database.read() as connection:
-                found = {row.id: row for row in await read(connection, self._tenant, ids)}
+                return await read(connection, self._tenant, ids)
+
+        async def load(ids: list[str]) -> list[I | None]:
+            found = {row.id: row for row in await self._patience(lambda: rows(ids))}
             return [found.get(id_) for id_ in ids]
 
         return DataLoader(load, max_batch_size=_MOST_IDS)
@@ -209,13 +225,16 @@ class Loaders:
     ) -> DataLoader[Of[A], R]:
         """Parents that are asked with equal arguments share a statement."""
 
+        async def answers(asked: list[Of[A]], arguments: A) -> Mapping[str, R]:
+            parents = list(dict.fromkeys(key.parent for key in asked))
+            async with self._database.read() as connection:
+                return await read(connection, parents, arguments)
+
         async def load(keys: list[Of[A]]) -> list[R]:
             found: dict[tuple[str, A], R] = {}
             for arguments, asked in _grouped(keys, lambda key: key.arguments).items():
-                parents = list(dict.fromkeys(key.parent for key in asked))
-                async with self._database.read() as connection:
-                    answers = await read(connection, parents, arguments)
-                found |= {(parent, arguments): answer for parent, answer in answers.items()}
+                answered = await self._patience(partial(answers, asked, arguments))
+                found |= {(parent, arguments): answer for parent, answer in answered.items()}
             return [found[key.parent, key.arguments] if (key.parent, key.arguments) in found else default() for key in keys]
 
         return DataLoader(load, max_batch_size=at_most)

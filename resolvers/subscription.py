@@ -1,8 +1,8 @@
 """What can be followed. The streams themselves are `streams.reader` and `streams.feed`; here they are asked for, and presented."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import strawberry
 from strawberry import UNSET
@@ -21,9 +21,6 @@ Deltas = Annotated[DeltaMode | None, strawberry.argument(description="How messag
 Types = Annotated[list[MessageType] | None, strawberry.argument(description="Of message events only those of these kinds; absent: all.")]
 
 
-T = TypeVar("T")
-
-
 @strawberry.type(description="What can be followed.")
 class Subscription:
     @strawberry.subscription(description="What happens in a conversation, from any position on, without a gap.")
@@ -38,7 +35,8 @@ class Subscription:
         types: Types = UNSET,
     ) -> AsyncGenerator[ConversationEvent]:
         start = position("after", None if after is UNSET else after)
-        await _patiently(info.context, lambda: info.context.conversation_by_id(conversation_id))
+        info.context.wait_for_database()
+        await info.context.conversation_by_id(conversation_id)
         mode = deltas or DeltaMode.COALESCED
         return _presented(info.context, info.context.reader.follow(conversation_id, after=start, mode=mode, accepts=_accepts(types)))
 
@@ -54,8 +52,8 @@ class Subscription:
         types: Types = UNSET,
     ) -> AsyncGenerator[ConversationEvent]:
         start = position("after", None if after is UNSET else after)
-        known = await _patiently(info.context, lambda: info.context.loaders.runs.load(run_id)) if well_formed(run_id, Noun.RUN) else None
-        row = found(known, run_id)
+        info.context.wait_for_database()
+        row = found(await info.context.loaders.runs.load(run_id) if well_formed(run_id, Noun.RUN) else None, run_id)
         mode = deltas or DeltaMode.COALESCED
         followed = info.context.reader.follow(row.conversation_id, after=start, mode=mode, run=row, accepts=_accepts(types))
         return _presented(info.context, followed)
@@ -71,19 +69,10 @@ class Subscription:
         ] = UNSET,
     ) -> AsyncGenerator[ConversationListEvent]:
         context, only = info.context, None if agent_id is UNSET else agent_id
+        context.wait_for_database()
         if only is not None:
-            await _patiently(context, lambda: context.agent_by_id(only))
+            await context.agent_by_id(only)
         return _presented_list(context, context.feed.follow(context.viewer.tenant, agent_id=only))
-
-
-async def _patiently(context: RequestContext, ask: Callable[[], Awaitable[T]]) -> T:
-    """Asks anew each time: a loader remembers a failure, too."""
-
-    def anew() -> Awaitable[T]:
-        context.forget()
-        return ask()
-
-    return await context.reader.hub.patiently(anew)
 
 
 async def _presented(context: RequestContext, items: AsyncGenerator[events.Item]) -> AsyncGenerator[ConversationEvent]:

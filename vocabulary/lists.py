@@ -45,7 +45,7 @@ class ListCaughtUp:
 
 @dataclass(frozen=True, slots=True)
 class ListVersion:
-    """As the database has it."""
+    """As the database has it. Of a conversation, or of an agent that was deleted, with all that it hides."""
 
     tenant: str
     conversation_id: str

@@ -21,6 +21,7 @@ from runs.engine import Engine
 from runs.sizes import size, unreported
 from runs.writing.pen import Pen
 from runs.writing.writes import Compact, EndStep, Recompile, StartStep, Summarise, Write
+from streams.patience import patiently
 from vocabulary.compaction import CompactionSettings, CompactionStats, CompactionTrigger
 from vocabulary.ids import Noun, new_id
 from vocabulary.messages import Message, MessageStatus, MessageType, SummaryBody
@@ -31,6 +32,7 @@ MAX_OVERFLOWS = 3
 """How often one step is tried again with a smaller context before its run fails."""
 
 _LONGEST_SUMMARY = 1_000  # tokens that are kept free for it; a small window gives a tenth of itself
+_AWAY_S = 0.5  # between two questions to a database that does not answer
 _RELIEF = 0.25  # of the context, more after each overflow
 
 _NOTHING = RunError(RunErrorType.COMPACTION_INEFFECTIVE, "The context holds too little to be compacted.")
@@ -135,7 +137,8 @@ class Compaction:
         return None
 
     async def _before(self) -> Context:
-        return await read_context(self.engine, self.run.conversation_id)
+        """However long the database is away: a summary that is paid for is not thrown away for that, nor the answer that needs it."""
+        return await patiently(lambda: read_context(self.engine, self.run.conversation_id), every_s=_AWAY_S)
 
     # ---- deciding
 

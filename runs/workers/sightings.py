@@ -26,3 +26,7 @@ class Sightings:
         """
         self._since = {one: self._since.get(one, now) for one in seen}
         return [one for one, since in self._since.items() if one.worker_id is None or now - since >= self._patience_s]
+
+    def still(self, one: Unattended) -> bool:
+        """Whether it was seen at the last look, too, for who has been told of it and was kept waiting."""
+        return one in self._since

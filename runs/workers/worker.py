@@ -6,7 +6,7 @@ the reconciler, the eraser, the pruner. The task of one job is "advance conversa
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ import structlog
 
 from db import conversations, forks, messages, runs, workers
 from db.engine import DatabaseError
+from db.runs import Unattended
 from db.workers import Held
 from runs.close import Ending
 from runs.commands.respond import expire
@@ -93,7 +94,7 @@ class Worker:
         self._sightings = Sightings(patience_s=0 if limits.sole else limits.heartbeat_s)
         self._lease_ends = 0.0
         self._renewed = asyncio.Event()
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs: dict[asyncio.Task[None], Unattended | None] = {}  # None: somebody has asked for it
         self._closing = False
 
     async def run(self) -> None:
@@ -132,10 +133,10 @@ class Worker:
             self._engine.metrics.jobs_taken.inc()
             self._start(conversation_id)
 
-    def _start(self, conversation_id: str, *, lost: str | None = None) -> asyncio.Task[None]:
-        job = asyncio.get_running_loop().create_task(self._job(conversation_id, lost), name=f"advance {conversation_id}")
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+    def _start(self, conversation_id: str, *, found: Unattended | None = None) -> asyncio.Task[None]:
+        job = asyncio.get_running_loop().create_task(self._job(conversation_id, found), name=f"advance {conversation_id}")
+        self._jobs[job] = found
+        job.add_done_callback(self._jobs.pop)
         return job
 
     async def _register(self) -> None:
@@ -150,17 +151,18 @@ class Worker:
         """The writer must outlive the other machines, to commit the last words of runs; but it must not die before them."""
         await asyncio.shield(writing)
 
-    async def _job(self, conversation_id: str, lost: str | None) -> None:
+    async def _job(self, conversation_id: str, found: Unattended | None) -> None:
         try:
-            await self._advance(conversation_id, lost)
+            await self._advance(conversation_id, found)
         except Exception:
             log.exception("a job failed inside the engine; the reconciler comes back to it", conversation_id=conversation_id)
 
-    async def _advance(self, conversation_id: str, lost: str | None) -> None:
+    async def _advance(self, conversation_id: str, found: Unattended | None) -> None:
         lease = None
         try:
             async with self._places:
                 await self._leased()
+                lost = found.worker_id if found is not None and self._sightings.still(found) else None
                 lease = await self._take(conversation_id, lost)
                 if lease is not None:
                     await self._hold(lease)
@@ -330,16 +332,26 @@ class Worker:
             work.stop()
 
     async def _reconcile(self) -> None:
-        """Finds what fell through: a job that was lost, a run whose worker is gone, one that we hold without working on it."""
+        """Finds what fell through: a job that was lost, a run whose worker is gone, one that we hold without working on it.
+
+        A run that was under way gets the next place that becomes free: behind a queue that is never empty it would wait for ever. What
+        waits in line has its job there, most often, and is taken only when places are free.
+        """
         await self._settle_doubts()
         if self._lease_is_over():
             return self._sightings.forget()  # whoever is late does not call others late
         async with self._engine.database.read() as connection:
             found = await runs.unattended(connection)
         left = self._sightings.confirmed(found, now=asyncio.get_running_loop().time())
-        room = max(0, self._limits.concurrency - len(self._jobs))
-        for one in random.sample(left, min(room, len(left))):  # other workers see the same, and take others first
-            self._start(one.conversation_id, lost=one.worker_id)
+        taken_over = {one for one in self._jobs.values() if one is not None and not one.waits}  # or in line for a place
+        under_way = [one for one in left if not one.waits and one not in taken_over]
+        self._start_some(under_way, room=self._limits.concurrency - len(taken_over))
+        self._start_some([one for one in left if one.waits], room=self._limits.concurrency - len(self._jobs))
+
+    def _start_some(self, found: Sequence[Unattended], *, room: int) -> None:
+        """Other workers see the same, and take others first."""
+        for one in random.sample(found, min(max(0, room), len(found))):
+            self._start(one.conversation_id, found=one)
 
     async def _settle_doubts(self) -> None:
         for conversation_id in list(self._in_doubt):

@@ -3,19 +3,21 @@
 import asyncio
 import subprocess
 import sys
+from itertools import repeat
 from pathlib import Path
 
 import pytest
 
 from db import events, heads
 from db.__main__ import rewound
-from db.engine import Database
+from db.engine import Database, DatabaseUnusable
 from db.heads import Claim, Grants
 from db.migrate import DatabaseTooOld
 from db.rewound import GAP, raise_heads
 from runs.workers.worker import WorkerLimits
 from tests.db.rows import stored_conversation
 from tests.rig import Rig, collect, rig, utc_now
+from tests.runs.doubt import Doubtful, Fate
 from tests.runs.logs import said, until
 from tests.runs.scripted import Models, Scripted, text
 from vocabulary.events import CaughtUp, DeltaMode, Item, ResetReason, StreamReset
@@ -116,6 +118,16 @@ async def test_a_database_without_our_tables_is_refused(tmp_path: Path) -> None:
     database = Database.open(f"sqlite+aiosqlite:///{tmp_path}/empty.db")
     with pytest.raises(DatabaseTooOld):
         await rewound(database)
+    await database.close()
+
+
+async def test_a_database_that_goes_away_in_the_middle_is_told_in_one_line(database_url: str) -> None:
+    database = Doubtful.open(database_url)
+    await stored_conversation(database)
+    database.whose, database.fates = "", repeat(Fate.LOST)
+    with pytest.raises(DatabaseUnusable) as refusal:
+        await rewound(database)
+    assert len(str(refusal.value).splitlines()) == 1
     await database.close()
 
 

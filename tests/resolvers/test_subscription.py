@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from runs.commands.agents import delete_agent
+from runs.commands.changes import ConversationChange, update_conversation
 from runs.commands.deletion import delete_conversation
 from runs.workers.orphans import erase_orphans
 from streams.hub import HubLimits
@@ -26,6 +27,10 @@ CONVERSATION = f"""subscription S($id: ID!, $after: Int, $deltas: DeltaMode, $ty
     conversationEvents(conversationId: $id, after: $after, deltas: $deltas, types: $types) {{ {FIELDS} }} }}"""
 RUN = f"""subscription S($id: ID!, $after: Int, $deltas: DeltaMode, $types: [MessageType!]) {{
     runEvents(runId: $id, after: $after, deltas: $deltas, types: $types) {{ {FIELDS} }} }}"""
+RELATIONS = "summary activeRun { id } agent { name } events { headSequence }"
+ITEMS_WITH_RELATIONS = f"""subscription S($id: ID!) {{
+    conversationEvents(conversationId: $id) {{ payload {{ ... on ConversationChanged {{ conversation {{ {RELATIONS} }} }} }} }} }}"""
+LIST_WITH_RELATIONS = f"subscription S($agentId: ID) {{ conversationListEvents(agentId: $agentId) {{ conversation {{ {RELATIONS} }} }} }}"
 LIST = "subscription S($id: ID!) { conversationListEvents(agentId: $id) { kind } }"
 
 
@@ -162,6 +167,23 @@ async def test_a_database_that_is_away_delays_a_stream_and_does_not_refuse_it(da
             database.recovered, database.failures = asyncio.Event(), 3
             async with aclosing(client.follow(document, id=id_)) as followed:
                 assert await anext(followed)
+            assert database.recovered.is_set()
+    await database.close()
+
+
+@pytest.mark.parametrize("document", [ITEMS_WITH_RELATIONS, LIST_WITH_RELATIONS])
+async def test_an_item_waits_for_the_database_and_comes_whole(document: str, database_url: str) -> None:
+    """The item itself needs no query when it is live; what it relates to does."""
+    database = FailingDatabase.open(database_url)
+    async with rig(database, hub_limits=HubLimits(doubt_check_s=0.01)) as here:
+        conversation = await here.conversation()
+        async with aclosing(Client(here).follow(document, id=conversation.id, agentId=conversation.agent_id)) as followed:
+            await anext(followed)
+            await update_conversation(here.engine, TENANT, ConversationChange(conversation_id=conversation.id, summary="Renamed"))
+            database.recovered, database.failures = asyncio.Event(), 3
+            item = await anext(followed)
+            shown = item["conversation"] if "conversation" in item else item["payload"]["conversation"]
+            assert shown == {"summary": "Renamed", "activeRun": None, "agent": {"name": "tester"}, "events": {"headSequence": 2}}
             assert database.recovered.is_set()
     await database.close()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from cluster.redis import RedisServer
 from db import conversations
 from db.engine import Database
-from runs.commands.agents import NewAgent, create_agent
+from runs.commands.agents import NewAgent, create_agent, delete_agent
 from runs.commands.conversations import NewConversation, create_conversation
 from streams.bus import Bus, MemoryBus
 from streams.feed import Feed, FeedLimits
@@ -16,7 +16,7 @@ from streams.log import Log
 from tests.db.failing import FailingDatabase
 from tests.db.rows import stored_conversation
 from tests.db.statements import statements
-from tests.rig import Rig, rig, utc_now
+from tests.rig import TENANT, Rig, rig, utc_now
 from tests.streams.buses import redis_bus, running
 from tests.streams.sidebar import sidebar
 from vocabulary.conversations import Conversation, ConversationStatus
@@ -145,6 +145,17 @@ async def test_an_announcement_that_was_lost_is_noticed_once(database: Database)
             assert seen.doubts == times
         await change(log, conversation, DELETED)
         await seen.doubts_more_than(2)
+
+
+async def test_an_agent_that_was_deleted_unheard_is_noticed_once_though_nobody_deletes_its_conversations_yet(database: Database) -> None:
+    async with rig(database, bus=LateBus(), feed_limits=QUICK, works=False) as parley:
+        conversation = await parley.conversation()
+        async with sidebar(parley.feed, tenant=TENANT) as seen:
+            await delete_agent(parley.engine, TENANT, conversation.agent_id)
+            await seen.doubts_more_than(0)
+            for _ in range(3):
+                await parley.feed.check()
+            assert seen.doubts == 1
 
 
 async def test_an_announcement_that_is_on_its_way_is_waited_for(database: Database) -> None:

@@ -24,6 +24,7 @@ from runs.compaction.summariser import ACKNOWLEDGEMENT, PROMPT
 from runs.heads import ConversationNotFound
 from runs.tools.registry import Arguments, ServerTool, ToolContext
 from streams.bus import Bus
+from tests.db.failing import FailingDatabase
 from tests.llm.listening import Providers, listening
 from tests.rig import TENANT, Rig, collect, rig
 from tests.runs.compaction.windowed import Windowed, WindowedModels, kept_in, words_of
@@ -505,6 +506,23 @@ async def test_the_same_key_compacts_once(database: Database) -> None:
         with pytest.raises(IdempotencyConflict):
             await compact(parley.engine, TENANT, replace(request, body_hash="other"))
         assert len(model.summaries) == 1
+
+
+async def test_a_database_that_is_away_when_the_summary_is_there_is_waited_for(database_url: str) -> None:
+    database = FailingDatabase.open(database_url)
+    async with talking(database, model := Windowed()) as (parley, conversation):
+        model.before_summary = asyncio.Event()
+        asked = await compact(parley.engine, TENANT, CompactRequest(conversation_id=conversation.id))
+        await asyncio.wait_for(model.summarising.wait(), 20)
+        await eventually(lambda: _has_step(parley, asked.run))
+        database.recovered, database.failures = asyncio.Event(), 2
+        model.before_summary.set()
+        await asyncio.wait_for(database.recovered.wait(), 20)
+        run = await parley.ended(asked.run)
+        assert run.status is RunStatus.COMPLETED, run.error
+        assert len(model.summaries) == 1
+        await checked(parley, conversation.id)
+    await database.close()
 
 
 async def test_a_compaction_that_loses_its_worker_begins_anew(database: Database) -> None:

@@ -12,7 +12,7 @@ from db.engine import Database, PostgresLimits
 from db.workers import LeaseState
 from runs.commands.send import NewMessage, Send, send
 from runs.tools.registry import Arguments, ServerTool, ToolContext
-from runs.workers.advance import release
+from runs.workers.advance import advance, release
 from runs.workers.worker import WorkerLimits
 from tests.db.patience import PATIENT
 from tests.rig import TENANT, Rig, rig
@@ -21,6 +21,7 @@ from tests.runs.logs import checked, eventually, only, said, until
 from tests.runs.scripted import Models, Scripted, call, finished, text
 from tests.runs.values import THEN
 from vocabulary.events import MessageDelta
+from vocabulary.ids import Noun, new_id
 from vocabulary.messages import InputRole, MessageStatus, MessageType, TextPart
 from vocabulary.runs import Run, RunStatus
 
@@ -257,6 +258,26 @@ async def test_what_was_queued_before_the_start_is_found_at_the_start(database: 
         sent = await send(replace(first.engine, dispatcher=Forgetful()), TENANT, request)
     async with rig(database, worker_limits=SILENT) as second:
         assert (await second.ended(sent.run)).status is RunStatus.COMPLETED
+
+
+async def test_a_run_that_lost_its_worker_gets_the_next_place_though_the_queue_is_never_empty(database: Database) -> None:
+    async with rig(database, worker_limits=WorkerLimits(sole=database.is_sqlite, concurrency=1, lease_s=5, reconcile_s=0.05)) as parley:
+        conversation, *others = [await parley.conversation() for _ in range(13)]
+        talking = [asyncio.create_task(_talks_on(parley, other.id), name="somebody who talks on") for other in others]
+        request = Send(conversation_id=conversation.id, messages=(NewMessage(role=InputRole.USER, content=(TextPart("Hi"),)),))
+        sent = await send(replace(parley.engine, dispatcher=Forgetful()), TENANT, request)
+        assert await advance(parley.engine, new_id(Noun.WORKER), conversation.id)
+        run = await parley.ended(sent.run)
+        assert (run.status, run.attempt) == (RunStatus.COMPLETED, 2)
+        assert not [task for task in talking if task.done()]
+        for task in talking:
+            task.cancel()
+        await asyncio.wait(talking)
+
+
+async def _talks_on(parley: Rig, conversation_id: str) -> None:
+    while True:
+        await parley.ended((await parley.say(conversation_id, "And then?")).run)
 
 
 # ---- the expiry of approvals
