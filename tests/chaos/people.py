@@ -97,10 +97,9 @@ class Person:
             while True:
                 frame = await operation.frames.get()
                 match frame["type"]:
-                    case "next" if "errors" not in frame["payload"]:
-                        await self._take(frame["payload"]["data"]["conversationEvents"])
                     case "next":
-                        return self._count("stream", frame["payload"]["errors"])
+                        assert "errors" not in frame["payload"], frame
+                        await self._take(frame["payload"]["data"]["conversationEvents"])
                     case "error":
                         return self._count("stream", frame["payload"])
                     case _:
