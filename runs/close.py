@@ -23,7 +23,6 @@ from vocabulary.events import MessageChanged, RunChanged, ToolCallChanged
 from vocabulary.messages import (
     ErrorBody,
     Message,
-    MessageBody,
     MessageStatus,
     MessageType,
     ToolCall,
@@ -99,7 +98,18 @@ async def _end(transaction: Transaction, head: Head, run: Run, ending: Ending, w
     await _close(transaction, head, run, written)
     if ending.error is not None:
         told = ErrorBody(error=ending.error)
-        await _write(transaction, head, run, MessageType.ERROR, told, text=ending.error.message, step_id=None, in_tail=False)
+        await write_message(
+            transaction,
+            head,
+            MessageType.ERROR,
+            told,
+            text=ending.error.message,
+            run_id=run.id,
+            group_id=run.group_id,
+            step_id=None,
+            in_tail=False,
+            told_by=run.id,
+        )
     ended = replace(
         run,
         status=state.moved(state.RUN, run.status, ending.status),
@@ -242,29 +252,3 @@ async def _leave_out(transaction: Transaction, head: Head, run: Run, written: Se
             changed = replace(message, in_tail=False, in_context=False, sequence=head.take_sequence())
             await messages.change(transaction.connection, [changed])
             transaction.append(head, changed.sequence, MessageChanged(changed), run_id=run.id)
-
-
-async def _write(
-    transaction: Transaction,
-    head: Head,
-    run: Run,
-    kind: MessageType,
-    body: MessageBody,
-    *,
-    text: str = "",
-    step_id: str | None,
-    in_tail: bool,
-) -> None:
-    """A message that comes whole."""
-    await write_message(
-        transaction,
-        head,
-        kind,
-        body,
-        text=text,
-        run_id=run.id,
-        group_id=run.group_id,
-        step_id=step_id,
-        in_tail=in_tail,
-        told_by=run.id,
-    )
