@@ -247,8 +247,8 @@ async def _leave_out(transaction: Transaction, head: Head, run: Run, written: Se
     """Takes the finished messages of the step that was running out of the context: the step is done again from its start."""
     steps = await runs.steps_of(transaction.connection, [run.id])
     unfinished = {step.id for step in steps if step.completed_at is None}
-    for message in written:
-        if message.step_id in unfinished and message.status is MessageStatus.COMPLETED and message.in_tail:
-            changed = replace(message, in_tail=False, in_context=False, sequence=head.take_sequence())
-            await messages.change(transaction.connection, [changed])
-            transaction.append(head, changed.sequence, MessageChanged(changed), run_id=run.id)
+    said = [m for m in written if m.step_id in unfinished and m.status is MessageStatus.COMPLETED and m.in_tail]
+    changed = [replace(message, in_tail=False, in_context=False, sequence=head.take_sequence()) for message in said]
+    await messages.change(transaction.connection, changed)
+    for message in changed:
+        transaction.append(head, message.sequence, MessageChanged(message), run_id=run.id)
