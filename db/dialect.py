@@ -16,7 +16,6 @@ from sqlalchemy import (
     TextClause,
     cast,
     column,
-    func,
     insert,
     literal,
     literal_column,
@@ -228,6 +227,3 @@ def _array_parameter(name: str, kind: TypeEngine[Any]) -> str:
 
 
 _postgresql = postgresql.dialect()
-
-
-__all__ = ["Tid", "batch", "contains", "func", "insert_rows", "json_rows", "now", "seconds_from_now", "tid_of"]

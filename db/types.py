@@ -45,5 +45,5 @@ def dump_json(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A dataclass as a dict, for comparing and hashing."""
+    """A dataclass as a dict; anything else as it is."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -172,7 +172,7 @@ def _arguments(said: str, start: int) -> tuple[str, int]:
         return "{}", start
     try:
         _, end = json.JSONDecoder().raw_decode(said, start)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number with more digits than Python reads
         end = len(said[:start] + said[start:].partition("\n")[0])
     return said[start:end], end
 

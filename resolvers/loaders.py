@@ -117,42 +117,42 @@ class Loaders:
         async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, list[Block]]:
             return _grouped(await agents.blocks_by_agent(connection, ids), lambda block: block.agent_id)
 
-        return self._by_parent(read, list, _MOST_IDS)
+        return self._by_parent(read, list)
 
     @cached_property
     def isolated_blocks(self) -> DataLoader[Of[None], list[Block]]:
         async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, list[Block]]:
             return _grouped(await blocks.by_conversation(connection, ids), lambda block: block.conversation_id or "")
 
-        return self._by_parent(read, list, _MOST_IDS)
+        return self._by_parent(read, list)
 
     @cached_property
     def steps_of_run(self) -> DataLoader[Of[None], list[Step]]:
         async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, list[Step]]:
             return _grouped(await runs.steps_of(connection, ids), lambda step: step.run_id)
 
-        return self._by_parent(read, list, _MOST_IDS)
+        return self._by_parent(read, list)
 
     @cached_property
     def live_runs(self) -> DataLoader[Of[None], list[Run]]:
         async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, list[Run]]:
             return await runs.live(connection, ids)
 
-        return self._by_parent(read, list, _MOST_IDS)
+        return self._by_parent(read, list)
 
     @cached_property
     def contexts(self) -> DataLoader[Of[None], list[Message]]:
         async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, list[Message]]:
             return await messages.contexts(connection, ids)
 
-        return self._by_parent(read, list, _MOST_IDS)
+        return self._by_parent(read, list)
 
     @cached_property
     def last_counted_steps(self) -> DataLoader[Of[None], Step | None]:
         async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, Step | None]:
             return await runs.last_counted(connection, ids)
 
-        return self._by_parent(read, _nothing, _MOST_IDS)
+        return self._by_parent(read, _nothing)
 
     # ---- pages by parent
 
@@ -161,49 +161,49 @@ class Loaders:
         async def read(connection: AsyncConnection, ids: list[str], asked: MessagesAsked) -> Mapping[str, Page[Message]]:
             return await messages.pages(connection, ids, asked.only, asked.window)
 
-        return self._by_parent(read, _no_page, _MOST_IDS)
+        return self._by_parent(read, _no_page)
 
     @cached_property
     def messages_of_run(self) -> DataLoader[Of[Window], Page[Message]]:
-        return self._by_parent(messages.run_pages, _no_page, _MOST_IDS)
+        return self._by_parent(messages.run_pages, _no_page)
 
     @cached_property
     def runs_of_conversation(self) -> DataLoader[Of[RunsAsked], Page[Run]]:
         async def read(connection: AsyncConnection, ids: list[str], asked: RunsAsked) -> Mapping[str, Page[Run]]:
             return await runs.pages(connection, ids, asked.statuses, asked.window)
 
-        return self._by_parent(read, _no_page, _MOST_IDS)
+        return self._by_parent(read, _no_page)
 
     @cached_property
     def conversations_of_agent(self) -> DataLoader[Of[ConversationsAsked], Page[Conversation]]:
         async def read(connection: AsyncConnection, ids: list[str], asked: ConversationsAsked) -> Mapping[str, Page[Conversation]]:
             return await conversations.pages(connection, self._tenant, ids, asked.order, asked.window)
 
-        return self._by_parent(read, _no_page, _MOST_IDS)
+        return self._by_parent(read, _no_page)
 
     # ---- counts by parent
 
     @cached_property
     def history_counts(self) -> DataLoader[Of[Filter], int]:
-        return self._by_parent(messages.counts, int, _MOST_IDS)
+        return self._by_parent(messages.counts, int)
 
     @cached_property
     def run_message_counts(self) -> DataLoader[Of[None], int]:
         async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, int]:
             return await messages.run_counts(connection, ids)
 
-        return self._by_parent(read, int, _MOST_IDS)
+        return self._by_parent(read, int)
 
     @cached_property
     def run_counts(self) -> DataLoader[Of[frozenset[RunStatus] | None], int]:
-        return self._by_parent(runs.counts, int, _MOST_IDS)
+        return self._by_parent(runs.counts, int)
 
     @cached_property
     def conversation_counts(self) -> DataLoader[Of[None], int]:
         async def read(connection: AsyncConnection, ids: list[str], _: None) -> Mapping[str, int]:
             return await conversations.counts(connection, self._tenant, ids)
 
-        return self._by_parent(read, int, _MOST_IDS)
+        return self._by_parent(read, int)
 
     # ---- the two kinds of loader
 
@@ -221,7 +221,7 @@ class Loaders:
         return DataLoader(load, max_batch_size=_MOST_IDS)
 
     def _by_parent(
-        self, read: Callable[[AsyncConnection, list[str], A], Awaitable[Mapping[str, R]]], default: Callable[[], R], at_most: int
+        self, read: Callable[[AsyncConnection, list[str], A], Awaitable[Mapping[str, R]]], default: Callable[[], R]
     ) -> DataLoader[Of[A], R]:
         """Parents that are asked with equal arguments share a statement."""
 
@@ -237,7 +237,7 @@ class Loaders:
                 found |= {(parent, arguments): answer for parent, answer in answered.items()}
             return [found[key.parent, key.arguments] if (key.parent, key.arguments) in found else default() for key in keys]
 
-        return DataLoader(load, max_batch_size=at_most)
+        return DataLoader(load, max_batch_size=_MOST_IDS)
 
 
 def _grouped(things: Iterable[R], by: Callable[[R], A]) -> dict[A, list[R]]:

@@ -23,7 +23,6 @@ from vocabulary.events import MessageChanged, RunChanged, ToolCallChanged
 from vocabulary.messages import (
     ErrorBody,
     Message,
-    MessageBody,
     MessageStatus,
     MessageType,
     ToolCall,
@@ -100,7 +99,18 @@ async def _end(transaction: Transaction, head: Head, run: Run, ending: Ending, w
     await _close(transaction, head, run, written)
     if ending.error is not None:
         told = ErrorBody(error=ending.error)
-        await _write(transaction, head, run, MessageType.ERROR, told, text=ending.error.message, step_id=None, in_tail=False)
+        await write_message(
+            transaction,
+            head,
+            MessageType.ERROR,
+            told,
+            text=ending.error.message,
+            run_id=run.id,
+            group_id=run.group_id,
+            step_id=None,
+            in_tail=False,
+            told_by=run.id,
+        )
     ended = replace(
         run,
         status=state.moved(state.RUN, run.status, ending.status),
@@ -251,34 +261,8 @@ async def _leave_out(transaction: Transaction, head: Head, run: Run, written: Se
     """Takes the finished messages of the step that was running out of the context: the step is done again from its start."""
     steps = await runs.steps_of(transaction.connection, [run.id])
     unfinished = {step.id for step in steps if step.completed_at is None}
-    for message in written:
-        if message.step_id in unfinished and message.status is MessageStatus.COMPLETED and message.in_tail:
-            changed = replace(message, in_tail=False, in_context=False, sequence=head.take_sequence())
-            await messages.change(transaction.connection, [changed])
-            transaction.append(head, changed.sequence, MessageChanged(changed), run_id=run.id)
-
-
-async def _write(
-    transaction: Transaction,
-    head: Head,
-    run: Run,
-    kind: MessageType,
-    body: MessageBody,
-    *,
-    text: str = "",
-    step_id: str | None,
-    in_tail: bool,
-) -> None:
-    """A message that comes whole."""
-    await write_message(
-        transaction,
-        head,
-        kind,
-        body,
-        text=text,
-        run_id=run.id,
-        group_id=run.group_id,
-        step_id=step_id,
-        in_tail=in_tail,
-        told_by=run.id,
-    )
+    said = [m for m in written if m.step_id in unfinished and m.status is MessageStatus.COMPLETED and m.in_tail]
+    changed = [replace(message, in_tail=False, in_context=False, sequence=head.take_sequence()) for message in said]
+    await messages.change(transaction.connection, changed)
+    for message in changed:
+        transaction.append(head, message.sequence, MessageChanged(message), run_id=run.id)

@@ -100,8 +100,9 @@ class RedisBus:
     def status(self) -> BusStatus:
         lines = [line for line, _ in list(self._lines.values())]  # also asked from the thread of a worker's metrics
         outboxes = list(self._outboxes.values())
+        failing = any(box.failing for server, box in list(self._outboxes.items()) if server in self._lines)  # what is gone fails nobody
         return BusStatus(
-            connected=bool(lines) and all(line.connected for line in lines) and not any(box.failing for box in outboxes),
+            connected=bool(lines) and all(line.connected for line in lines) and not failing,
             published=sum(box.published for box in outboxes),
             dropped=sum(box.dropped for box in outboxes),
             received=self._received,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from resolvers.arguments import MAX_DESCRIPTION, MAX_NAME, MAX_TEXT, BadUserInput, amount, number, optional_text, text, well_formed
+from resolvers.arguments import MAX_DESCRIPTION, MAX_NAME, MAX_TEXT, BadUserInput, amount, number, optional_text, text, unique, well_formed
 from resolvers.context import NotFound
 from resolvers.inputs.retries import hashed
 from resolvers.inputs.settings import model_settings
@@ -60,9 +60,7 @@ def wait_s(given: SendMessageInput) -> int:
 
 def _client_tools(given: Sequence[ClientToolInput]) -> tuple[ClientTool, ...]:
     amount("input.clientTools", len(given), "tools", 0, _MAX_TOOLS)
-    for i, tool in enumerate(given):
-        if any(other.name == tool.name for other in given[:i]):
-            raise BadUserInput(f"input.clientTools[{i}].name", "is there twice")
+    unique((f"input.clientTools[{i}].name", tool.name) for i, tool in enumerate(given))
     with allowance(_LONGEST_CHECK_S):
         return tuple(_client_tool(f"input.clientTools[{i}]", tool) for i, tool in enumerate(given))
 

@@ -1,6 +1,6 @@
 """What answering tool calls is given, checked and turned into the engine's request. Null means the default, too."""
 
-from resolvers.arguments import MAX_DESCRIPTION, MAX_TEXT, BadUserInput, amount, number, optional_text, text, well_formed
+from resolvers.arguments import MAX_DESCRIPTION, MAX_TEXT, BadUserInput, amount, number, optional_text, text, unique, well_formed
 from resolvers.context import NotFound
 from resolvers.inputs.retries import hashed
 from resolvers.inputs.sending import MAX_WAIT_S
@@ -19,9 +19,7 @@ def respond_request(given: RespondToToolCallsInput) -> Respond:
         raise NotFound(given.conversation_id)
     amount("input.responses", len(given.responses), "answers", 1, _MAX_RESPONSES)
     ids = [storable(response.tool_call_id) for response in given.responses]
-    for i, id_ in enumerate(ids):
-        if id_ in ids[:i]:
-            raise BadUserInput(f"input.responses[{i}].toolCallId", "is there twice")
+    unique((f"input.responses[{i}].toolCallId", id_) for i, id_ in enumerate(ids))
     decisions = [_decision(f"input.responses[{i}].decision", response.decision) for i, response in enumerate(given.responses)]
     request = Respond(
         conversation_id=given.conversation_id,

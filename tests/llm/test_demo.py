@@ -78,6 +78,12 @@ async def test_arguments_that_are_not_json_are_sent_as_they_are() -> None:
     assert answered.calls == [("clock", "{zone: UTC}")]
 
 
+async def test_a_number_that_python_will_not_read_is_sent_as_it_is() -> None:
+    arguments = f'{{"count": {"9" * 5000}}}'
+    answered = await answer(demo, request(f"/tool clock {arguments}\nand so on"))
+    assert answered.calls == [("clock", arguments)]
+
+
 async def test_the_answer_to_a_return_quotes_it() -> None:
     called = ToolCallTurn((CalledTool("1", "a", "{}"), CalledTool("2", "b", "{}")))
     returned = ToolReturnTurn(

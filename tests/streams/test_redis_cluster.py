@@ -91,3 +91,24 @@ async def test_a_node_that_is_away_costs_the_topics_of_others_nothing(
     speaker.publish([event(topic, 3) for topic in TOPICS])
     for topic in TOPICS:
         await ear.hears(topic, 3)
+
+
+async def test_a_node_that_was_given_up_while_it_was_away_is_forgotten(
+    nodes: ThreeNodes, speaker: RedisBus, listener: RedisBus, ear: Ear
+) -> None:
+    await attach_all(listener)
+    given_up, *others = reversed(nodes.nodes)
+    lost = {topic for topic in TOPICS if nodes.holder(speaker.prefix + topic) is given_up}
+    name = given_up.ask("CLUSTER", "MYID").split(b"\r\n")[1].decode()
+    given_up.stop()
+    speaker.publish([event(topic, 1) for topic in TOPICS])
+    await ear.until(lambda: {*ear.doubted} >= lost)
+    for node in others:
+        assert node.ask("CLUSTER", "DELSLOTSRANGE", "10923", "16383") == b"+OK\r\n"
+        assert node.ask("CLUSTER", "FORGET", name) == b"+OK\r\n"
+    assert others[0].ask("CLUSTER", "ADDSLOTSRANGE", "10923", "16383") == b"+OK\r\n"
+    await ear.until(lambda: all(map(listener.is_attached, TOPICS)))
+    speaker.publish([event(topic, 2) for topic in TOPICS])
+    for topic in TOPICS:
+        await ear.hears(topic, 2)
+    assert speaker.status().connected
