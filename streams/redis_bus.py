@@ -99,12 +99,12 @@ class RedisBus:
 
     def status(self) -> BusStatus:
         lines = [line for line, _ in list(self._lines.values())]  # also asked from the thread of a worker's metrics
-        outboxes = list(self._outboxes.values())
-        failing = any(box.failing for server, box in list(self._outboxes.items()) if server in self._lines)  # what is gone fails nobody
+        outboxes = self._outboxes.copy()
+        failing = any(box.failing for server, box in outboxes.items() if server in self._lines)  # a node that has left fails nobody
         return BusStatus(
             connected=bool(lines) and all(line.connected for line in lines) and not failing,
-            published=sum(box.published for box in outboxes),
-            dropped=sum(box.dropped for box in outboxes),
+            published=sum(box.published for box in outboxes.values()),
+            dropped=sum(box.dropped for box in outboxes.values()),
             received=self._received,
             reconnects=sum(max(line.connects - 1, 0) for line in lines),
         )
