@@ -68,6 +68,9 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 
+_NOTHING = "Streamed response ended without content or tool calls"
+"""What pydantic-ai says of a body without any event in it."""
+
 
 def failed(failure: Exception, usage: Usage) -> Failed:
     error = run_error(failure)
@@ -82,6 +85,8 @@ def _is_transient(failure: Exception, kind: RunErrorType) -> bool:
             return not isinstance(failure, ModelQuotaExceededError)
         case RunErrorType.LLM_OVERLOADED:
             return True
+        case RunErrorType.LLM_EMPTY_RESPONSE:
+            return _is_nothing(failure)
         case _:
             return kind is RunErrorType.LLM_ERROR and (isinstance(failure, ModelConnectionError) or _is_cut(failure))
 
@@ -113,7 +118,14 @@ def _is_unreadable(failure: Exception) -> bool:
 
 def _is_cut(failure: Exception) -> bool:
     """The body ended too early: what is left of an answer whose connection a proxy has lost. Only the wording tells."""
-    return isinstance(failure, AgentRunError) and failure.message.startswith("Streamed response ended without")
+    return isinstance(failure, AgentRunError) and failure.message.startswith("Streamed response ended without") and not _is_nothing(failure)
+
+
+def _is_nothing(failure: Exception) -> bool:
+    """Not one event came: an empty body, or a page or an object in place of events. Nobody can tell it from a connection that a proxy has
+    lost at once, so it is worth another try.
+    """
+    return isinstance(failure, AgentRunError) and failure.message == _NOTHING
 
 
 def _message(failure: Exception) -> str:
@@ -122,6 +134,8 @@ def _message(failure: Exception) -> str:
         return f"The provider answered {failure.status_code}: {_said(failure.body) or 'no reason given'}"
     if isinstance(failure, ModelTimeoutError | TimeoutError):
         return "The provider did not answer in time."
+    if _is_nothing(failure):
+        return "The provider's answer held nothing that could be read."
     if _is_unreadable(failure):
         return f"The provider's answer could not be read: {failure or type(failure).__name__}"
     if _is_cut(failure):

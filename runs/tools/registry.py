@@ -6,6 +6,7 @@ The tools that come with the server are in `runs/tools/builtin/`. Tools from els
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import Any, cast
 
 import structlog
@@ -62,7 +63,7 @@ class ServerTool:
 
 
 class ToolRegistry:
-    """By name. What others offer later takes no name that is taken: there it is called `namespace_name`."""
+    """By name. What others offer later takes no name that is taken: there it is called `namespace_name`, `namespace_name_2` and so on."""
 
     def __init__(self, tools: Iterable[ServerTool]) -> None:
         self._own = {tool.name: tool for tool in tools}
@@ -75,10 +76,7 @@ class ToolRegistry:
         offered: dict[str, ServerTool] = {}
         for tool in tools:
             name = _free(tool.name, namespace, taken | offered.keys())
-            if name in taken or name in offered:
-                log.warning("a tool is left out", namespace=namespace, tool=tool.name, name="taken")
-            else:
-                offered[name] = _renamed(tool, name)
+            offered[name] = _renamed(tool, name)
         self._offered[namespace] = offered
         return tuple(offered.values())
 
@@ -90,7 +88,12 @@ class ToolRegistry:
 
 
 def _free(name: str, namespace: str, taken: set[str]) -> str:
-    return f"{namespace}_{name}"[:LONGEST_NAME] if name in taken else name
+    candidates = chain((name, f"{namespace}_{name}"[:LONGEST_NAME]), (_numbered(f"{namespace}_{name}", number) for number in count(2)))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name[: LONGEST_NAME - len(f'_{number}')]}_{number}"
 
 
 def _renamed(tool: ServerTool, name: str) -> ServerTool:

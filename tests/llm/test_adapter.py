@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from contextlib import aclosing
+from itertools import product
 from typing import Any
 
 import pytest
@@ -217,8 +218,7 @@ async def test_an_error_inside_the_stream_is_a_failure(provider: Provider, local
     assert answered.failed.error.type is RunErrorType.LLM_OVERLOADED
 
 
-@pytest.mark.parametrize("politely", [False, True])
-@pytest.mark.parametrize("cut_after", [0, 1, 3, 5])
+@pytest.mark.parametrize(("cut_after", "politely"), [(0, False), *product([1, 3, 5], [False, True])])
 async def test_a_connection_that_is_cut_is_no_short_answer(provider: Provider, local: Model, cut_after: int, politely: bool) -> None:
     provider.script(Answer(text=["one ", "two ", "three ", "four"], cut_after=cut_after, politely=politely))
     answered = await answer(local, request("hi"))
@@ -273,6 +273,16 @@ async def test_an_answer_with_neither_text_nor_call_is_a_failure(provider: Provi
     failed = (await answer(local, request("hi"))).failed
     assert failed.error.type is RunErrorType.LLM_EMPTY_RESPONSE
     assert failed.usage.output_tokens == 7
+
+
+@pytest.mark.parametrize("body", [[], ["<html>We are back soon.</html>"], ['{"error": {"message": "busy"}}'], ["data: [DONE]"]])
+async def test_an_answer_without_one_event_is_an_empty_one_that_may_be_asked_for_again(
+    provider: Provider, local: Model, body: list[str]
+) -> None:
+    provider.script(Events(of=body))
+    failed = (await answer(local, request("hi"))).failed
+    assert (failed.error.type, failed.transient) == (RunErrorType.LLM_EMPTY_RESPONSE, True)
+    assert failed.error.message == "The provider's answer held nothing that could be read."
 
 
 async def test_an_answer_that_was_cut_while_thinking_is_not_called_empty(provider: Provider, local: Model) -> None:

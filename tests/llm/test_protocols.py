@@ -300,6 +300,21 @@ async def test_a_connection_that_is_cut_is_no_short_answer(
     assert len(provider.requests) == 1
 
 
+@pytest.mark.parametrize("handle", PROTOCOLS)
+async def test_a_body_with_nothing_in_it_is_an_empty_answer(provider: Provider, registry: ModelRegistry, handle: str) -> None:
+    failed = (await asked(provider, registry, handle, Events(of=[]))).failed
+    assert (failed.error.type, failed.transient) == (RunErrorType.LLM_EMPTY_RESPONSE, True)
+    assert failed.error.message == "The provider's answer held nothing that could be read."
+
+
+@pytest.mark.parametrize("handle", PROTOCOLS)
+@pytest.mark.parametrize("body", ["<html>We are back soon.</html>", "data: [DONE]"])
+async def test_a_body_that_is_no_answer_at_all_is_not_called_a_lost_connection(
+    provider: Provider, registry: ModelRegistry, handle: str, body: str
+) -> None:
+    assert (await asked(provider, registry, handle, Events(of=[body]))).failed.error.type is RunErrorType.LLM_EMPTY_RESPONSE
+
+
 @pytest.mark.parametrize(
     ("handle", "error"),
     [

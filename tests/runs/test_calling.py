@@ -126,7 +126,7 @@ async def test_a_run_that_waits_for_its_next_try_is_seen_and_can_be_stopped_at_o
         (Answer(status=503), "LLM_OVERLOADED"),
         (Answer(status=529), "LLM_OVERLOADED"),
         (Answer(text="Half", cut_after=0), "LLM_ERROR"),
-        (Answer(text="Half", cut_after=0, politely=True), "LLM_ERROR"),
+        (Answer(text="Half", cut_after=0, politely=True), "LLM_EMPTY_RESPONSE"),
         (Answer(text="Half", cut_after=1), "LLM_ERROR"),
     ],
     ids=["429", "503", "529", "cut", "cut politely", "cut after the role"],

@@ -8,7 +8,7 @@ import pytest
 
 from db.engine import Database
 from runs.tools.builtin.clock import current_time
-from runs.tools.registry import Arguments, Effect, ServerTool, ToolContext, ToolFailed, ToolRegistry, answer, clipped
+from runs.tools.registry import LONGEST_NAME, Arguments, Effect, ServerTool, ToolContext, ToolFailed, ToolRegistry, answer, clipped
 from tests.runs.values import CALL, RUN, THEN
 from vocabulary.messages import ToolCallState, ToolReturn, ToolReturnStatus
 
@@ -122,11 +122,18 @@ def test_what_others_offer_takes_no_name_that_is_taken() -> None:
     assert registry.get("clock") is clock
 
 
-def test_two_of_one_offer_that_come_to_the_same_name_are_both_there() -> None:
+def test_tools_of_one_offer_that_come_to_the_same_name_are_all_there() -> None:
     registry = ToolRegistry([])
-    registry.offer("far", [first := _tool("a", name="ruler"), _tool("b", name="ruler"), _tool("c", name="ruler")])
-    assert [tool.name for tool in registry.definitions()] == ["ruler", "far_ruler"]
+    registry.offer("far", [first := _tool("a", name="ruler"), *(_tool("b", name="ruler") for _ in range(3))])
+    assert [tool.name for tool in registry.definitions()] == ["ruler", "far_ruler", "far_ruler_2", "far_ruler_3"]
     assert registry.get("ruler") is first
+
+
+def test_long_names_that_are_taken_are_told_apart_within_what_providers_take() -> None:
+    registry = ToolRegistry([])
+    registry.offer("far", [_tool("a", name="r" * LONGEST_NAME) for _ in range(3)])
+    assert [tool.name[-4:] for tool in registry.definitions()] == ["rrrr", "rrrr", "rr_2"]
+    assert {len(tool.name) for tool in registry.definitions()} == {LONGEST_NAME}
 
 
 def test_a_new_offer_takes_the_place_of_the_one_before() -> None:

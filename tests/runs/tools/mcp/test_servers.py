@@ -106,6 +106,18 @@ async def test_a_tool_that_is_new_is_offered(place: Workshop, context: ToolConte
         assert [tool.name for tool in registry.definitions()] == [*TOOLS, "weld", "rivet"]
 
 
+async def test_tools_with_names_that_no_provider_takes_are_all_offered(tmp_path: Path, context: ToolContext) -> None:
+    async with (
+        workshop(tmp_path, over="stdio") as place,
+        offered(ToolRegistry([]), [place.server()], replace(QUICK, check_s=600)) as registry,
+    ):
+        callable_names = {"鋸": "_", "鉋": "workshop__", "鑿": "workshop___2"}
+        for name, callable_name in callable_names.items():
+            await _called(registry.get("learn"), context, name=name)
+            assert (await _called(await comes(registry, callable_name), context)).output == f"{name}, as learned"
+        assert [tool.name for tool in registry.definitions()] == [*TOOLS, *callable_names.values()]
+
+
 async def test_a_server_that_takes_too_long_is_given_up(tmp_path: Path, context: ToolContext) -> None:
     async with workshop(tmp_path, over="stdio") as place, offered(ToolRegistry([]), [place.server(timeout_s=1)]) as registry:
         returned = await _called(registry.get("dry"), context)
