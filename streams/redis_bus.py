@@ -102,7 +102,7 @@ class RedisBus:
         outboxes = self._outboxes.copy()
         failing = any(box.failing for server, box in outboxes.items() if server in self._lines)  # a node that has left fails nobody
         return BusStatus(
-            connected=bool(lines) and all(line.connected for line in lines) and not failing,
+            connected=bool(lines) and all(line.connected for line in lines) and not (failing or self._some_are_homeless),
             published=sum(box.published for box in outboxes.values()),
             dropped=sum(box.dropped for box in outboxes.values()),
             received=self._received,
@@ -112,17 +112,18 @@ class RedisBus:
     # ---- one line for each server, each topic on the line of its server
 
     async def _keep_lines(self, tasks: asyncio.TaskGroup) -> None:
-        """After trouble another server may hold a topic: who is there is learnt again."""
+        """After trouble another server may hold a topic: who is there is learnt again, and less and less often while nobody holds it."""
         failures = 0
         while True:
             self._trouble.clear()
             try:
                 self._keep(await self._servers.learn(), tasks)
-                failures = 0
+                failures = failures + 1 if self._some_are_homeless else 0
             except AWAY as error:
                 if not failures:
                     log.warning("Redis does not tell who is there; asking again", error=str(error))
                 failures += 1
+            if failures:
                 self._trouble.set()
             await asyncio.sleep(self._limits.backoff_s(failures))
             await self._trouble.wait()
@@ -139,6 +140,12 @@ class RedisBus:
         for topic, wish in self._wishes.items():
             self._place(topic, wish)
 
+    @property
+    def _some_are_homeless(self) -> bool:
+        """Whether there is something to hear or to say in slots that nobody serves."""
+        nowhere = self._outboxes.get("")
+        return any(wish.line is None for wish in list(self._wishes.values())) or (nowhere is not None and nowhere.waits)
+
     # ---- one outbox for each server, so that one that is away holds up nothing that others could announce
 
     def _outbox(self, server: str) -> Outbox:
@@ -149,7 +156,10 @@ class RedisBus:
         return self._outboxes[server]
 
     def _put(self, channel: str, data: bytes) -> None:
-        self._outbox(self._servers.holder(channel) or "").put(channel, data)
+        holder = self._servers.holder(channel)
+        if holder is None:
+            self._trouble.set()
+        self._outbox(holder or "").put(channel, data)
 
     async def _announce(self, server: str) -> None:
         try:

@@ -35,6 +35,11 @@ class Outbox:
         self._batch: list[Outgoing] = []
         self._rung = asyncio.Event()
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is something that has not been announced."""
+        return bool(self._batch or self._waiting)
+
     def put(self, channel: str, data: bytes) -> None:
         self._waiting.append((channel, data))
         self._waiting_bytes += len(data)

@@ -95,14 +95,15 @@ class ClusterServers:
         self._limits = limits
         options = connection_options(url)
         tls = options.pop("connection_class", None) is not None
-        self._cluster = RedisCluster(**options, ssl=tls)
+        # Full coverage would let one slot that nobody serves keep us from learning who serves all others.
+        self._cluster = RedisCluster(**options, ssl=tls, require_full_coverage=False)
 
     async def learn(self) -> Set[str]:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 await self._cluster.initialize()
                 await self._cluster.nodes_manager.initialize()
-        except RedisClusterException as error:
+        except (RedisClusterException, IndexError) as error:  # the library looks for the first node of none when no slot is served
             raise ConnectionError(str(error)) from error
         return {node.name for node in self._cluster.get_primaries()}
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Generator
 
 import pytest
 import pytest_asyncio
+from redis.crc import key_slot
 
 from streams.redis_bus import RedisBus
 from streams.redis_line import RedisLimits
@@ -112,3 +113,33 @@ async def test_a_node_that_was_given_up_while_it_was_away_is_forgotten(
     for topic in TOPICS:
         await ear.hears(topic, 2)
     assert speaker.status().connected
+
+
+async def test_a_slot_that_nobody_serves_costs_the_topics_of_others_nothing(
+    nodes: ThreeNodes, speaker: RedisBus, listener: RedisBus, ear: Ear
+) -> None:
+    await attach_all(listener)
+    lost, *kept = TOPICS
+    slot = str(key_slot((speaker.prefix + lost).encode()))
+    holder = nodes.holder(speaker.prefix + lost)
+    for node in nodes.nodes:
+        assert node.ask("CLUSTER", "DELSLOTS", slot) == b"+OK\r\n"
+    await ear.until(lambda: lost in ear.doubted and all(map(listener.is_attached, kept)))
+    speaker.publish([event(topic, 1) for topic in TOPICS])
+    for topic in kept:
+        await ear.hears(topic, 1)
+    assert not listener.is_attached(lost)
+    assert not listener.status().connected
+    assert holder.ask("CLUSTER", "ADDSLOTS", slot) == b"+OK\r\n"
+    await ear.until(lambda: listener.is_attached(lost))
+    speaker.publish([event(lost, 2)])
+    await ear.hears(lost, 2)
+
+
+async def test_who_comes_while_nobody_serves_a_slot_hears_what_the_others_serve(nodes: ThreeNodes, speaker: RedisBus) -> None:
+    lost, *kept = TOPICS
+    slot = str(key_slot((speaker.prefix + lost).encode()))
+    for node in nodes.nodes:
+        assert node.ask("CLUSTER", "DELSLOTS", slot) == b"+OK\r\n"
+    async with running(redis_bus(nodes.url, cluster=True, limits=QUICK, prefix=speaker.prefix)) as newcomer, asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(*map(newcomer.attach, kept))
