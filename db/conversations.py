@@ -215,7 +215,8 @@ async def list_versions(connection: AsyncConnection, tenants: Iterable[str], *, 
 
 
 def _counted(tenant: str) -> Select[Any]:
-    return select(func.count()).select_from(_visible_rows()).where(_visible(tenant))
+    # Without the heads: each has one, and they lie far apart.
+    return select(func.count()).select_from(conversations.join(agents, agents.c.id == conversations.c.agent_id)).where(_visible(tenant))
 
 
 def _visible_rows() -> Any:

@@ -69,3 +69,8 @@ async def test_the_calls_of_a_request_are_found_by_its_run(database: Database) -
     plan = await plan_of(database, lambda connection: messages.by_ids(connection, "t", ["m"]))
     assert "ix_messages_run" in plan
     assert "uq_messages_ordinal" not in plan
+
+
+async def test_conversations_are_counted_without_a_look_at_their_heads(database: Database) -> None:
+    assert "heads" not in await plan_of(database, lambda connection: conversations.count(connection, "t", conversations.Filter()))
+    assert "heads" not in await plan_of(database, lambda connection: conversations.counts(connection, "t", ["a"]))
