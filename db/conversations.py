@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db import codec
 from db.dialect import contains
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_page, fetch_pages
-from db.tables import agents, conversations, heads, messages, runs
+from db.tables import agents, conversations, heads, live_runs_of, messages, runs
 from vocabulary.conversations import Conversation, ConversationOrderField, ConversationStatus
 from vocabulary.lists import ListVersion
 from vocabulary.model_settings import ModelSettings
-from vocabulary.runs import LIVE_STATUSES, RunKind, RunStatus
+from vocabulary.runs import RunKind, RunStatus
 from vocabulary.text import folded
 
 
@@ -49,7 +49,7 @@ MAY_RUN: ColumnElement[bool] = or_(
 )
 """Of a live run: whether it goes on or can be started. While calls wait, the queue does."""
 
-_live = exists().where(runs.c.conversation_id == conversations.c.id, runs.c.status.in_(LIVE_STATUSES), MAY_RUN).correlate(conversations)
+_live = exists().where(live_runs_of(conversations.c.id), MAY_RUN).correlate(conversations)
 _status = case(
     (_live, ConversationStatus.RUNNING.value),
     (conversations.c.pending_message_id.is_not(None), ConversationStatus.AWAITING_INPUT.value),
@@ -215,7 +215,8 @@ async def list_versions(connection: AsyncConnection, tenants: Iterable[str], *, 
 
 
 def _counted(tenant: str) -> Select[Any]:
-    return select(func.count()).select_from(_visible_rows()).where(_visible(tenant))
+    # Without the heads: each has one, and they lie far apart.
+    return select(func.count()).select_from(conversations.join(agents, agents.c.id == conversations.c.agent_id)).where(_visible(tenant))
 
 
 def _visible_rows() -> Any:

@@ -38,6 +38,11 @@ Connection = AsyncConnection
 DatabaseError = (SQLAlchemyError, OSError)
 """What reading and writing may raise when the database is away, or refuses."""
 
+_FOR_ALL = MappingProxyType({"jit": "off"})
+"""A page of messages or events looks dear to the planner, which counts what few rows need for all of them: trails of what is open, calls
+that wait. PostgreSQL would compile the statement first, anew each time, which takes it a hundred times as long as the page.
+"""
+
 _TO_WRITE = MappingProxyType({"random_page_cost": "1"})
 """What is written was just read, so no page is far away. Else a table of a few pages is planned to be read whole, for each row that
 is wanted, and the plan is kept while the table grows: as `heads` does beside an old snapshot.
@@ -85,7 +90,7 @@ class PostgresLimits:
             "statement_timeout": self.statement_s or 0,
             "tcp_user_timeout": self.tcp_user_s,
         }
-        return {"application_name": self.program, **{name: str(round(value * 1000)) for name, value in seconds.items()}}
+        return {"application_name": self.program, **{name: str(round(value * 1000)) for name, value in seconds.items()}, **_FOR_ALL}
 
     def connect_arguments(self, more_settings: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
         # The client's own deadline is for a server that no longer answers at all; one that does would have answered before.

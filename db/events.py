@@ -174,7 +174,7 @@ def _query(mode: DeltaMode, *, of_run: bool) -> Any:
     conversation_id: BindParameter[str] = bindparam("conversation")
     picked = (
         select(events)
-        .where(events.c.conversation_id == conversation_id, events.c.sequence > bindparam("after"), _stored_for(mode))
+        .where(events.c.conversation_id == conversation_id, events.c.sequence > bindparam("after"), _stored_for(mode, conversation_id))
         .where(or_(events.c.run_id == bindparam("run"), events.c.kind == EventKind.RESET.value) if of_run else true())
         .order_by(events.c.sequence)
         .limit(bindparam("most"))
@@ -213,7 +213,7 @@ def _part(row: Row[Any], prefix: str) -> Any:
     return SimpleNamespace(**{name[start:]: value for name, value in row._mapping.items() if name.startswith(f"{prefix}_")})  # pyright: ignore[reportPrivateUsage]
 
 
-def _stored_for(mode: DeltaMode) -> ColumnElement[bool]:
+def _stored_for(mode: DeltaMode, conversation_id: ColumnElement[str]) -> ColumnElement[bool]:
     """Leaves out in the database what the fold would drop by the thousand."""
     durable = events.c.kind != EventKind.MESSAGE_DELTA.value
     match mode:
@@ -221,10 +221,8 @@ def _stored_for(mode: DeltaMode) -> ColumnElement[bool]:
             return true()
         case DeltaMode.NONE:
             return durable
-        case DeltaMode.COALESCED:
-            unfinished = select(tables.messages.c.id).where(
-                tables.messages.c.conversation_id == events.c.conversation_id, tables.messages.c.status.in_(_OPEN)
-            )
+        case DeltaMode.COALESCED:  # asked for by the conversation, not by each event's: once for all of them
+            unfinished = select(tables.messages.c.id).where(tables.open_messages_of(conversation_id))
             return or_(durable, events.c.message_id.in_(unfinished))
 
 

@@ -8,11 +8,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, delete, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.messages import COLUMNS, message_of
-from db.tables import blocks, conversations, events, heads, messages
+from db.tables import blocks, conversations, events, heads, messages, open_messages_of
 from vocabulary.messages import Message, MessageStatus, MessageType
 
 _FINISHED = (MessageStatus.COMPLETED.value, MessageStatus.INTERRUPTED.value, MessageStatus.FAILED.value)
@@ -43,7 +43,7 @@ async def summaries(connection: AsyncConnection, conversation_id: str) -> list[M
 
 
 async def unfinished(connection: AsyncConnection, conversation_id: str) -> list[str]:
-    query = select(messages.c.id).where(messages.c.conversation_id == conversation_id, messages.c.status.not_in(_FINISHED))
+    query = select(messages.c.id).where(open_messages_of(literal(conversation_id)))
     return list((await connection.execute(query)).scalars())
 
 

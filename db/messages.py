@@ -59,7 +59,6 @@ _calls = (
     .where(
         _all_calls.c.run_id == messages.c.run_id,
         _all_calls.c.step_id == messages.c.step_id,
-        _all_calls.c.conversation_id == messages.c.conversation_id,
         _all_calls.c.type == MessageType.TOOL_CALL.value,
     )
     .correlate(messages)

@@ -11,11 +11,10 @@ from db import codec
 from db.conversations import MAY_RUN, is_visible
 from db.dialect import now
 from db.paging import KeyColumn, KeysetOrder, Page, Window, fetch_pages
-from db.tables import conversations, runs, steps, workers
-from vocabulary.runs import LIVE_STATUSES, Run, RunKind, RunStatus, Step, StopReason
+from db.tables import IS_LIVE, conversations, runs, steps, workers
+from vocabulary.runs import Run, RunKind, RunStatus, Step, StopReason
 
 OLDEST_FIRST = KeysetOrder((KeyColumn(runs.c.created_sequence),))
-_live = runs.c.status.in_([status.value for status in LIVE_STATUSES])
 
 
 async def create(connection: AsyncConnection, run: Run) -> None:
@@ -47,7 +46,7 @@ async def by_key(connection: AsyncConnection, conversation_id: str, idempotency_
 
 async def live(connection: AsyncConnection, conversation_ids: Iterable[str]) -> dict[str, list[Run]]:
     """The RUNNING run, that which goes first, then the queue in its order, by conversation. Conversations with none are missing."""
-    query = select(runs).where(_live, runs.c.conversation_id.in_(list(conversation_ids)))
+    query = select(runs).where(IS_LIVE, runs.c.conversation_id.in_(list(conversation_ids)))
     by_conversation: dict[str, list[Run]] = {}
     for row in await connection.execute(query.order_by(runs.c.conversation_id, runs.c.created_sequence)):
         by_conversation.setdefault(row.conversation_id, []).append(run_of(row))
@@ -84,7 +83,7 @@ def _unattended(limit: int) -> Select[Any, Any, Any, Any]:
     place = func.row_number().over(partition_by=runs.c.conversation_id, order_by=in_line).label("place")
     query = select(runs.c.conversation_id, runs.c.id, runs.c.worker_id, runs.c.created_at, waits, place)
     query = query.join(conversations, conversations.c.id == runs.c.conversation_id)
-    line = query.where(_live, MAY_RUN, runs.c.conversation_id.not_in(running)).subquery()
+    line = query.where(IS_LIVE, MAY_RUN, runs.c.conversation_id.not_in(running)).subquery()
     first = select(line.c.conversation_id, line.c.id, line.c.worker_id, line.c.waits).where(line.c.place == 1)
     return first.order_by(line.c.waits, line.c.created_at).limit(limit)
 

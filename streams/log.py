@@ -21,11 +21,15 @@ Clock = Callable[[], datetime]
 
 
 class Transaction:
-    """One transaction of one command. Heads are locked in id order by whoever needs several."""
+    """One transaction of one command. Heads are locked in id order by whoever needs several.
+
+    `now`: when it had its first lock, so that times rise with the numbers of a log, as far as clocks do.
+    """
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self.connection = connection
         self.now = clock()
+        self._clock = clock
         self.appended: list[Event] = []
         self.list_items: list[ListItem] = []
         self.after_commit: list[Callable[[], None]] = []
@@ -39,9 +43,15 @@ class Transaction:
             head = await heads.lock(self.connection, conversation_id)
             if head is None:
                 return None
+            if not self._heads:
+                self.locked()
             self._heads[conversation_id] = head
             self._as_locked[conversation_id] = replace(head)
         return self._heads[conversation_id]
+
+    def locked(self) -> None:
+        """Its first heads are: whoever had the locks until now has told a time, too, and comes first."""
+        self.now = self._clock()
 
     async def create_head(self, conversation_id: str) -> Head:
         head = Head(conversation_id=conversation_id)

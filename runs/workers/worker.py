@@ -355,8 +355,17 @@ class Worker:
 
     async def _settle_doubts(self) -> None:
         for conversation_id in list(self._in_doubt):
-            await release(self._engine, self.id, conversation_id, working_on=self._work)
+            await self._release(conversation_id)
             self._in_doubt.discard(conversation_id)
+
+    async def _release(self, conversation_id: str) -> None:
+        """A run that cannot be read, as it may be of a newer version, must not end all that we work on."""
+        try:
+            await release(self._engine, self.id, conversation_id, working_on=self._work)
+        except DatabaseError:
+            raise
+        except Exception:
+            log.exception("a run that we may hold could not be let go of", conversation_id=conversation_id)
 
     async def _erase(self) -> None:
         """Deletes what deleted agents have left behind."""

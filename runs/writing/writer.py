@@ -146,6 +146,7 @@ class Writer:
     async def _sort_out(self, transaction: Transaction, parts: Sequence[Part], *, patient: bool) -> Attempt:
         claims = {part: part.claim() for part in parts}
         grants = await heads.grant(transaction.connection, list(claims.values()), patient=patient)
+        transaction.locked()
         attempt = sorted_out(claims, grants, transaction)
         attempt.bury()
         if doubts := doubts_of(attempt.lost):

@@ -179,3 +179,12 @@ async def test_a_transaction_that_was_torn_off_keeps_nobody_waiting(database: Da
             assert (await connection.execute(text("SELECT count(*) FROM torn"))).scalar_one() == 0
             await connection.execute(text("INSERT INTO torn VALUES (3)"))
     assert half_read
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_no_statement_is_compiled_before_it_is_run_however_dear_it_looks(database: Database) -> None:
+    for connect in (database.read, database.write, database.write_apart):
+        async with connect() as connection:
+            await connection.execute(text("SET jit_above_cost = 0"))
+            plan = (await connection.execute(text("EXPLAIN (ANALYZE) SELECT count(*) FROM messages"))).scalars().all()
+            assert [line for line in plan if line.startswith("JIT")] == []

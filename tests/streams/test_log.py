@@ -3,17 +3,18 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import AdaptedConnection, Engine, event
 from sqlalchemy import Connection as Connected
 from sqlalchemy.pool import Pool
 
-from db import heads
+from db import events, heads
 from db.engine import Connection, Database
 from streams.bus import Bus
 from streams.log import Log
-from tests.db.rows import stored_conversation
+from tests.db.rows import NOON, stored_conversation
 from tests.rig import utc_now
 from tests.streams.buses import HeldBus
 from tests.streams.telling import Teller
@@ -60,6 +61,23 @@ async def test_a_commit_that_was_not_answered_is_not_announced_until_somebody_kn
         assert await heads.positions(connection, [conversation.id]) == {conversation.id: 1}
     assert bus.held == {}
     await cut.close()
+
+
+@pytest.mark.parametrize("postgres_to_copy", ["postgresql"], indirect=True)
+async def test_who_begins_first_and_gets_the_lock_last_tells_no_earlier_time(database: Database) -> None:
+    conversation = await stored_conversation(database)
+    times = iter(range(10))
+    log = Log(database, HeldBus(), lambda: NOON + timedelta(seconds=next(times)))
+    async with log.transaction() as early:
+        await Teller(log, conversation.id).say("hello")
+        head = await early.lock(conversation.id)
+        assert head is not None
+        early.append(head, head.take_sequence(), ConversationChanged(conversation))
+    async with database.read() as connection:
+        page = await events.read(connection, conversation.id, after=0, mode=DeltaMode.ALL, limit=10)
+    assert page is not None
+    told = [event.occurred_at for event in page.events]
+    assert told == sorted(told)
 
 
 @contextmanager

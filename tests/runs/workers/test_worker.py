@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
-from db import tables, workers
+from db import runs, tables, workers
 from db.engine import Database, PostgresLimits
 from db.workers import LeaseState
 from runs.commands.send import NewMessage, Send, send
@@ -15,6 +16,7 @@ from runs.tools.registry import Arguments, ServerTool, ToolContext
 from runs.workers.advance import advance, release
 from runs.workers.worker import WorkerLimits
 from tests.db.patience import PATIENT
+from tests.db.rows import a_run
 from tests.rig import TENANT, Rig, rig
 from tests.runs.doubt import Forgetful, Interrupted, Unheard, Wordless
 from tests.runs.logs import checked, eventually, only, said, until
@@ -189,6 +191,30 @@ async def test_who_takes_a_run_again_stops_what_still_works_on_it(database: Data
         await asyncio.wait_for(model.left.wait(), 20)
         assert (await parley.ended(sent.run)).status is RunStatus.COMPLETED
         await checked(parley, conversation.id)
+
+
+async def test_a_run_in_doubt_that_cannot_be_read_does_not_end_its_worker(database: Database) -> None:
+    """As a newer version may have written it."""
+    limits = WorkerLimits(sole=False, lease_s=2, reconcile_s=0.05)
+    with capture_logs() as logs:
+        async with rig(database, worker_limits=limits) as parley:
+            unreadable, another = [await parley.conversation() for _ in range(2)]
+            await _hold_unreadable(database, unreadable.id, parley.worker.id)
+
+            async def tried() -> bool:
+                return any(entry["event"] == "a run that we may hold could not be let go of" for entry in logs)
+
+            await eventually(tried)
+            assert (await parley.ended((await parley.say(another.id, "Hi")).run)).status is RunStatus.COMPLETED
+
+
+async def _hold_unreadable(database: Database, conversation_id: str, worker_id: str) -> None:
+    run = a_run(conversation_id, worker_id=worker_id)
+    async with database.write() as connection:
+        await runs.create(connection, run)
+        await connection.execute(update(tables.runs).where(tables.runs.c.id == run.id).values(kind="DREAM"))
+        held = tables.heads.c.conversation_id == conversation_id
+        await connection.execute(update(tables.heads).where(held).values(active_run_id=run.id))
 
 
 # ---- letting go
