@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
@@ -355,17 +355,9 @@ class Worker:
 
     async def _settle_doubts(self) -> None:
         for conversation_id in list(self._in_doubt):
-            await self._release(conversation_id)
+            let_go = release(self._engine, self.id, conversation_id, working_on=self._work)
+            await _passing_over(let_go, "a run that we may hold could not be let go of", conversation_id)
             self._in_doubt.discard(conversation_id)
-
-    async def _release(self, conversation_id: str) -> None:
-        """A run that cannot be read, as it may be of a newer version, must not end all that we work on."""
-        try:
-            await release(self._engine, self.id, conversation_id, working_on=self._work)
-        except DatabaseError:
-            raise
-        except Exception:
-            log.exception("a run that we may hold could not be let go of", conversation_id=conversation_id)
 
     async def _erase(self) -> None:
         """Deletes what deleted agents have left behind."""
@@ -377,16 +369,8 @@ class Worker:
         async with self._engine.database.read() as connection:
             waiting = await conversations.waiting_since(connection, before=before, limit=_EXPIRED_AT_ONCE)
         for conversation_id in waiting:
-            await self._expire_one(conversation_id, before)
-
-    async def _expire_one(self, conversation_id: str, before: datetime) -> None:
-        """One that cannot be read, as it may be of a newer version, must not keep the others waiting."""
-        try:
-            await expire(self._engine, conversation_id, before=before)
-        except DatabaseError:
-            raise
-        except Exception:
-            log.exception("calls that have waited too long could not be denied", conversation_id=conversation_id)
+            denied = expire(self._engine, conversation_id, before=before)
+            await _passing_over(denied, "calls that have waited too long could not be denied", conversation_id)
 
     async def _prune(self) -> None:
         """Removes the deltas of messages that were finished long enough ago, a bounded number in each transaction, forks whose
@@ -404,3 +388,13 @@ class Worker:
             )
         async with self._engine.log.transaction() as transaction:
             await workers.forget_gone(transaction.connection, gone_s=_GONE_S)
+
+
+async def _passing_over(change: Awaitable[object], failed: str, conversation_id: str) -> None:
+    """What cannot be read, as it may be of a newer version, must not keep others waiting, nor end all that we work on."""
+    try:
+        await change
+    except DatabaseError:
+        raise
+    except Exception:
+        log.exception(failed, conversation_id=conversation_id)
